@@ -350,7 +350,7 @@ impl App {
         if let Some(follower) = follower {
             critical.spawn(named(
                 "reload",
-                follower.run(services.clone(), certificate, metrics.clone()),
+                follower.run(services.clone(), certificate, pool.clone()),
             ));
         }
 
@@ -441,19 +441,8 @@ async fn sweep(door: &Door) {
     }
 }
 
-/// Warns of namespaces beyond the usual ones that a node serves and clients may therefore call.
+/// Warns of namespaces beyond the usual ones that clients may call where a node serves them.
 fn warn_of_namespaces(config: &Config) {
-    let ipc = config
-        .upstreams
-        .iter()
-        .find(|node| matches!(node.endpoint, Endpoint::Ipc(_)));
-    if let Some(node) = ipc {
-        warn!(
-            "upstream {}: over IPC a node serves all its namespaces, the operator's too; the settings of methods and \
-             keys decide which of them clients may call (docs/methods.md)",
-            node.endpoint
-        );
-    }
     if config.door.anonymous.methods.allowed.are_all() {
         warn!(
             "methods.allowed contains \"*\": clients may call every namespace of a node, except methods that sign, \

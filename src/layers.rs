@@ -24,7 +24,7 @@ const LAYERS: &str = "
     app           admin backplane chain clock config devnet door extension module operator otlp reload rpc server session subscription telemetry tls upstream
     # The operator's API reads the state of all modules and acts on them; admin serves it without knowing its methods.
     operator      admin chain clock delivery door reload session telemetry upstream
-    reload        config door telemetry tls
+    reload        config door telemetry tls upstream
     # A setting becomes what the module takes whose setting it is.
     config        admin chain delivery devnet door method_pattern otlp rpc server session subscription telemetry tls upstream
     admin         chain door server session telemetry upstream

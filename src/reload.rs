@@ -1,5 +1,5 @@
-//! Reloads the configuration, on SIGHUP or when a file changes, and applies its settings about clients and its TLS
-//! certificate.
+//! Reloads the configuration, on SIGHUP or when a file changes, and applies its settings about clients, its upstreams and
+//! its TLS certificate.
 //!
 //! A configuration that is not valid is refused as a whole, and the old one stays in force. Files are polled every
 //! second rather than watched: polling works alike on every system and in every container, if a file is written,
@@ -16,8 +16,9 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, Flags, typed};
 use crate::door::Door;
-use crate::telemetry::{Event, Metrics, OutcomeLabel};
+use crate::telemetry::{Event, OutcomeLabel};
 use crate::tls::Certificate;
+use crate::upstream::{Node, Pool, Reshaped};
 
 /// Interval between polls of the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -137,7 +138,7 @@ impl ReloadHandle {
 #[derive(Debug)]
 pub struct Follower {
     source: ConfigSource,
-    /// The settings at the start, with `auth` and `tls` as last reloaded.
+    /// The settings at the start, with `auth`, `tls` and `upstream` as last reloaded.
     typed: typed::Config,
     seen: Vec<Look>,
     /// The files at the last poll. A change is applied once two polls agree: a half-written file changes again.
@@ -177,8 +178,9 @@ impl Follower {
         mut self,
         services: Arc<impl AsRef<Door>>,
         certificate: Option<Arc<Certificate>>,
-        metrics: Arc<Metrics>,
+        pool: Arc<Pool>,
     ) {
+        let metrics = pool.metrics();
         let mut round = tokio::time::interval(LOOK);
         loop {
             let (asked, reply) = tokio::select! {
@@ -190,7 +192,7 @@ impl Follower {
                 Some(request) = self.requests.recv() => match request {
                     ReloadRequest::Apply(reply) => (true, Some(reply)),
                     ReloadRequest::Check(reply) => {
-                        let checked = self.source.read();
+                        let checked = self.read();
                         drop(reply.send(checked.map(|(typed, _)| config::needs_restart(&self.typed, &typed))));
                         continue;
                     }
@@ -203,9 +205,10 @@ impl Follower {
                 continue;
             }
             (self.seen, self.changing) = (now, None);
-            let (outcome, reloaded) = match self.source.read() {
+            let (outcome, reloaded) = match self.read() {
                 Ok((typed, config)) => {
                     (*services).as_ref().exchange(config.door);
+                    self.reshape(&pool, &config.upstreams);
                     // A reload turns TLS neither on nor off.
                     if let (Some(shown), Some(fresh)) = (&certificate, config.server.tls) {
                         shown.store(fresh);
@@ -229,6 +232,28 @@ impl Follower {
         }
     }
 
+    /// Reads and checks the configuration, and checks that it can replace the one in force.
+    fn read(&self) -> Result<(typed::Config, Config), ConfigError> {
+        let (typed, config) = self.source.read()?;
+        config::check_reload(&self.typed, &typed)?;
+        Ok((typed, config))
+    }
+
+    /// Applies the list of upstreams. The embedded devnet, if that is the upstream, stays until a restart.
+    fn reshape(&self, pool: &Pool, nodes: &[Node]) {
+        if self.typed.upstream.is_empty() {
+            return;
+        }
+        let Reshaped {
+            joined,
+            leaving,
+            changed,
+        } = pool.reshape(nodes);
+        if joined + leaving + changed > 0 {
+            info!("upstreams: {joined} join, {leaving} leave, {changed} change in place");
+        }
+    }
+
     /// Takes note of the settings in force; returns the changed ones that wait for a restart.
     fn applied(&mut self, typed: typed::Config) -> Vec<String> {
         warn_of_exposed(&typed);
@@ -240,6 +265,9 @@ impl Follower {
             );
         }
         info!("the configuration was reloaded");
+        if !self.typed.upstream.is_empty() {
+            self.typed.upstream.clone_from(&typed.upstream);
+        }
         if (&typed.auth, &typed.tls) != (&self.typed.auth, &self.typed.tls) {
             // The new settings may name other files.
             (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);

@@ -7,8 +7,10 @@ mod record;
 pub mod request_id;
 pub mod trace;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -157,6 +159,8 @@ pub struct Metrics {
     pub journal: Journal,
     /// Records of single requests, as far as they are on.
     pub recorder: Recorder,
+    /// Labels of the upstreams' gauges: those of upstreams that have left are removed.
+    pub upstream_labels: Mutex<HashSet<UpstreamLabel>>,
 }
 
 /// A label such as `upstream="ws://127.0.0.1:8546"`; never with a secret.
@@ -219,6 +223,7 @@ impl Metrics {
             spans_dropped: Family::default(),
             journal: Journal::default(),
             recorder: Recorder::default(),
+            upstream_labels: Mutex::default(),
         };
         let mut registry = Registry::with_prefix("headwater");
         let r = &mut registry;

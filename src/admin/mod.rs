@@ -18,6 +18,7 @@ mod page;
 mod readiness;
 mod sessions;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -76,6 +77,35 @@ impl Admin {
             .with_state(self)
     }
 
+    /// Sets the gauges of the upstreams, and removes those of upstreams that have left.
+    fn refresh_upstreams(&self) {
+        let metrics = &self.services.metrics;
+        // Held throughout: of two pages at once, the later one must not show what has left.
+        let mut shown = metrics.upstream_labels.lock();
+        let mut there = HashSet::new();
+        for (upstream, status) in self.pool.status() {
+            let label = UpstreamLabel { upstream };
+            metrics.upstream_up.get_or_create(&label).set(status.connected.into());
+            metrics
+                .upstream_connects
+                .get_or_create(&label)
+                .set(status.connects as i64);
+            metrics.upstream_active.get_or_create(&label).set(status.active.into());
+            metrics
+                .upstream_lag
+                .get_or_create(&label)
+                .set(status.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
+            there.insert(label);
+        }
+        for label in shown.difference(&there) {
+            metrics.upstream_up.remove(label);
+            metrics.upstream_connects.remove(label);
+            metrics.upstream_active.remove(label);
+            metrics.upstream_lag.remove(label);
+        }
+        *shown = there;
+    }
+
     /// Sets the gauges that are derived from other state.
     fn refresh(&self) {
         let metrics = &self.services.metrics;
@@ -97,19 +127,7 @@ impl Admin {
                 .set(late.age.as_secs_f64());
         }
         metrics.early_events.set(early as i64);
-        for (upstream, status) in self.pool.status() {
-            let label = UpstreamLabel { upstream };
-            metrics.upstream_up.get_or_create(&label).set(status.connected.into());
-            metrics
-                .upstream_connects
-                .get_or_create(&label)
-                .set(status.connects as i64);
-            metrics.upstream_active.get_or_create(&label).set(status.active.into());
-            metrics
-                .upstream_lag
-                .get_or_create(&label)
-                .set(status.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
-        }
+        self.refresh_upstreams();
         let (upstream, ours) = self.pool.answers_under_way();
         for (budget, bytes) in [
             ("inbound", self.services.inbound.used()),
@@ -166,6 +184,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
                 "connected": status.connected,
                 "active": status.active,
                 "cordoned": status.cordoned,
+                "leaving": status.leaving,
                 "connects": status.connects,
                 "chainId": status.chain_id.and_then(|json| serde_json::from_str::<serde_json::Value>(&json).ok()),
                 "head": status.head,

@@ -167,6 +167,9 @@ impl Source {
             let now = begun.elapsed().saturating_sub(idle);
             let next = {
                 let mut record = record.lock();
+                if record.nodes() > self.pool.count() {
+                    record.retain(|node| self.pool.has(node));
+                }
                 for node in &nodes {
                     record.connected(*node, self.pool.connects(*node));
                 }
@@ -340,7 +343,9 @@ impl Source {
     }
 
     fn warn_once(&self, node: UpstreamId, odd: Odd, text: &str) {
-        if self.experience.warned.lock().insert((node, odd)) {
+        let mut warned = self.experience.warned.lock();
+        warned.retain(|(node, _)| self.pool.has(*node));
+        if warned.insert((node, odd)) {
             warn!("upstream {}: {text}", self.pool.address(node));
         }
     }

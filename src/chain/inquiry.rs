@@ -396,7 +396,8 @@ impl Inquiry {
     }
 }
 
-/// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded.
+/// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded;
+/// [`Self::retain`] drops upstreams that have left.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     rows: HashMap<(UpstreamId, FetchWay), Row>,
@@ -421,6 +422,17 @@ struct PutOff {
 }
 
 impl Record {
+    /// Returns the number of upstreams on record.
+    pub(super) fn nodes(&self) -> usize {
+        self.connects.len()
+    }
+
+    /// Drops the upstreams that are not there any more.
+    pub(super) fn retain(&mut self, is_there: impl Fn(UpstreamId) -> bool) {
+        self.connects.retain(|node, _| is_there(*node));
+        self.rows.retain(|(node, _), _| is_there(*node));
+    }
+
     /// Records an upstream's number of connections; a change ends the put-offs that end with the connection.
     pub(super) fn connected(&mut self, node: UpstreamId, connects: u64) {
         if self

@@ -5,7 +5,7 @@ use std::fmt;
 use figment::Figment;
 use figment::providers::Serialized;
 
-use super::changes::{changed_keys, needs_restart};
+use super::changes::{changed_keys, check_reload, needs_restart};
 use super::describe::toml_text;
 use super::typed;
 
@@ -16,6 +16,8 @@ pub enum Effect {
     Reload,
     /// The old value stays in force until a restart.
     Restart,
+    /// A reload refuses the new configuration as a whole, because of this value; a restart takes it.
+    Refused,
 }
 
 /// One setting that differs.
@@ -36,6 +38,7 @@ const SECRET: &[&str] = &["upstream"];
 #[must_use]
 pub fn differences(old: &typed::Config, new: &typed::Config) -> Vec<Change> {
     let waiting = needs_restart(old, new);
+    let is_refused = check_reload(old, new).is_err();
     let (old_values, new_values) = (
         Figment::from(Serialized::defaults(old)),
         Figment::from(Serialized::defaults(new)),
@@ -43,7 +46,9 @@ pub fn differences(old: &typed::Config, new: &typed::Config) -> Vec<Change> {
     let text = |values: &Figment, key: &str| values.find_value(key).map_or(String::new(), |value| toml_text(&value));
     let change = |key: String| Change {
         values: (!SECRET.contains(&key.as_str())).then(|| (text(&old_values, &key), text(&new_values, &key))),
-        effect: if waiting.contains(&key) {
+        effect: if is_refused && key == "upstream" {
+            Effect::Refused
+        } else if waiting.contains(&key) {
             Effect::Restart
         } else {
             Effect::Reload
@@ -58,6 +63,7 @@ impl fmt::Display for Change {
         let effect = match self.effect {
             Effect::Reload => "reload ",
             Effect::Restart => "restart",
+            Effect::Refused => "refused",
         };
         let or_absent = |text: &str| {
             if text.is_empty() {
@@ -122,6 +128,33 @@ mod tests {
         check(
             "upstream = \"wss://node.example/secret\"",
             "upstream = [\"ws://127.0.0.1:1\"]",
+            expect![[r"
+                reload   upstream: changed
+            "]],
+        );
+    }
+
+    #[test]
+    fn upstreams_change_by_reload_unless_none_would_be_left() {
+        check(
+            "upstream = [\"ws://a\", \"ws://b\"]",
+            "upstream = [{ address = \"ws://a\", archive = true }, \"ws://c\"]",
+            expect![[r"
+                reload   upstream: changed
+            "]],
+        );
+        check(
+            "upstream = \"ws://a\"",
+            "[limits]\nmax_batch = 7",
+            expect![[r"
+                reload   limits.max_batch: 1000 -> 7
+                refused  upstream: changed
+            "]],
+        );
+        // The embedded devnet.
+        check(
+            "",
+            "upstream = \"ws://a\"",
             expect![[r"
                 restart  upstream: changed
             "]],

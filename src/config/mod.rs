@@ -34,7 +34,7 @@ use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
 
 use url::Url;
 
-pub use changes::needs_restart;
+pub use changes::{check_reload, needs_restart};
 pub use describe::{example, reference};
 pub use difference::{Change, Effect, differences};
 pub use load::{Flags, load};
@@ -97,6 +97,27 @@ pub struct Config {
 }
 
 impl Config {
+    /// Checks the upstreams.
+    fn check_nodes(typed: &typed::Config) -> Result<Vec<Node>, ConfigError> {
+        let node = &typed.node;
+        let upstreams = typed.upstream.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
+        if !upstreams.is_empty() && upstreams.iter().all(|node| node.calls == Share::None) {
+            return Err(bad(
+                "upstream",
+                &"calls is \"none\" for every upstream, so none could answer a call: change at least one",
+            ));
+        }
+        // Between two polls a healthy node may lag behind.
+        let polled = upstreams.iter().any(|node| matches!(node.endpoint, Endpoint::Http(_)));
+        if polled && upstreams.len() > 1 && node.poll_interval > node.silence_timeout / 4 {
+            return Err(bad(
+                "node.poll_interval",
+                &"must not be longer than a quarter of node.silence_timeout if there are several upstreams",
+            ));
+        }
+        Ok(upstreams)
+    }
+
     /// Checks the settings, and reads the files that they name.
     ///
     /// # Errors
@@ -110,26 +131,12 @@ impl Config {
                 )
             })
         };
-        let upstreams = typed.upstream.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
-        if !upstreams.is_empty() && upstreams.iter().all(|node| node.calls == Share::None) {
-            return Err(bad(
-                "upstream",
-                &"calls is \"none\" for every upstream, so none could answer a call: change at least one",
-            ));
-        }
+        let upstreams = Self::check_nodes(typed)?;
         let (node, delivery) = (&typed.node, &typed.delivery);
         if node.reconnect_max < node.reconnect_min {
             return Err(bad(
                 "node.reconnect_max",
                 &"must not be shorter than node.reconnect_min",
-            ));
-        }
-        // Between two polls a healthy node may lag behind.
-        let polled = upstreams.iter().any(|node| matches!(node.endpoint, Endpoint::Http(_)));
-        if polled && upstreams.len() > 1 && node.poll_interval > node.silence_timeout / 4 {
-            return Err(bad(
-                "node.poll_interval",
-                &"must not be longer than a quarter of node.silence_timeout if there are several upstreams",
             ));
         }
         if typed.keepalive.silence_timeout <= typed.keepalive.ping_interval {

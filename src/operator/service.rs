@@ -169,15 +169,15 @@ impl OperatorService {
     }
 
     fn upstream(&self, name: &UpstreamName) -> RpcResult<(UpstreamId, String)> {
-        let addresses = (0..self.parts.pool.count()).map(UpstreamId);
-        let mut found = addresses
-            .map(|id| (id, self.parts.pool.address(id)))
-            .filter(|(id, address)| match name {
-                UpstreamName::Index(index) => id.0 == *index,
+        let upstreams = self.parts.pool.ids().into_iter().enumerate();
+        let mut found = upstreams
+            .map(|(place, id)| (place, id, self.parts.pool.address(id)))
+            .filter(|(place, _, address)| match name {
+                UpstreamName::Index(index) => place == index,
                 UpstreamName::Address(own) => address == own,
             });
         match (found.next(), found.next()) {
-            (Some(one), None) => Ok(one),
+            (Some((_, id, address)), None) => Ok((id, address)),
             (None, _) => Err(error(NOT_FOUND, "no such upstream: see operator_upstreams")),
             (Some(_), Some(_)) => {
                 let why = "several upstreams have this address without its secrets: use the index";

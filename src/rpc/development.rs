@@ -36,7 +36,7 @@ pub(super) struct DevelopmentCalls {
     /// `true` where clients can connect from this machine only.
     is_local: bool,
     /// Kinds of the upstreams; locked while a node is asked, so that concurrent callers share one question.
-    known: Mutex<HashMap<usize, Known>>,
+    known: Mutex<HashMap<UpstreamId, Known>>,
     is_on: AtomicBool,
 }
 
@@ -78,8 +78,10 @@ impl DevelopmentCalls {
             return false;
         }
         let mut known = self.known.lock().await;
-        let mut all = pool.count() > 0;
-        for id in (0..pool.count()).map(UpstreamId) {
+        let ids = pool.ids();
+        known.retain(|id, _| ids.contains(id));
+        let mut all = !ids.is_empty();
+        for id in ids {
             all = all && is_development(&mut known, pool, id).await;
         }
         if self.is_on.swap(all, Ordering::Relaxed) != all {
@@ -97,13 +99,13 @@ impl DevelopmentCalls {
     }
 }
 
-async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: UpstreamId) -> bool {
+async fn is_development(known: &mut HashMap<UpstreamId, Known>, pool: &Pool, id: UpstreamId) -> bool {
     // Read before the question: an answer over the previous connection must not count for the next one.
     let connects = pool.connects(id);
     if !pool.is_connected(id) {
         return false;
     }
-    let is_known = known.get(&id.0).is_some_and(|known| {
+    let is_known = known.get(&id).is_some_and(|known| {
         let is_fresh = !matches!(known.word, Word::None(at) if at.elapsed() >= AGAIN);
         known.connects == connects && is_fresh
     });
@@ -113,10 +115,10 @@ async fn is_development(known: &mut HashMap<usize, Known>, pool: &Pool, id: Upst
             Ok(Outcome::Result(_)) => Word::Other,
             Ok(Outcome::Error(_)) | Err(_) => Word::None(Instant::now()),
         };
-        known.insert(id.0, Known { connects, word });
+        known.insert(id, Known { connects, word });
     }
     let is_one = known
-        .get(&id.0)
+        .get(&id)
         .is_some_and(|known| matches!(known.word, Word::DevelopmentCalls));
     is_one && pool.connects(id) == connects && pool.is_connected(id)
 }

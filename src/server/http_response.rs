@@ -79,9 +79,7 @@ pub(super) fn preflight() -> Response<Body> {
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static(
-            "content-type, authorization, x-api-key, last-event-id, x-request-id, traceparent",
-        ),
+        HeaderValue::from_static("content-type, authorization, x-api-key, last-event-id, x-request-id, traceparent"),
     );
     // As in geth (`node/rpcstack.go`, `newCorsHandler`).
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));

@@ -20,9 +20,6 @@ use crate::telemetry::{Event, Metrics, ReasonLabel};
 #[derive(Debug)]
 pub(super) struct ActiveUpstream {
     clock: Clock,
-    endpoints: Vec<Endpoint>,
-    /// Newest sign of life of each upstream.
-    heard: Vec<AtomicMoment>,
     decided: Mutex<Decided>,
     active: watch::Sender<Option<UpstreamId>>,
     /// Answers of the upstream in use to subscribe requests.
@@ -34,25 +31,36 @@ pub(super) struct ActiveUpstream {
     metrics: Arc<Metrics>,
 }
 
+/// What the log says of an upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub id: UpstreamId,
+    pub endpoint: Endpoint,
+    /// Newest sign of life.
+    pub heard: Arc<AtomicMoment>,
+}
+
 #[derive(Debug)]
 struct Decided {
     ranking: Ranking,
-    /// Upstream lost while no other was connected, with its last sign of life.
-    left: Option<(UpstreamId, Option<Moment>)>,
+    /// The upstreams of the ranking.
+    named: Vec<Named>,
+    /// Upstream lost while no other was connected.
+    left: Option<Named>,
 }
 
 impl ActiveUpstream {
-    pub(super) fn new(endpoints: Vec<Endpoint>, settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
+    /// Creates the choice without upstreams; see [`Self::arrange`].
+    pub(super) fn new(settings: &UpstreamSettings, metrics: Arc<Metrics>) -> Self {
         // Half of `silence_timeout`: the time to detect a problem, and the time to act, are equally long.
         let lag_tolerance = settings.silence_timeout / 2;
         Self {
             clock: Clock::start(),
-            heard: endpoints.iter().map(|_| AtomicMoment::default()).collect(),
             decided: Mutex::new(Decided {
-                ranking: Ranking::new(endpoints.len(), lag_tolerance, settings.failback_after),
+                ranking: Ranking::new(lag_tolerance, settings.failback_after),
+                named: Vec::new(),
                 left: None,
             }),
-            endpoints,
             active: watch::Sender::new(None),
             answers: watch::Sender::default(),
             put_off: watch::Sender::default(),
@@ -81,9 +89,32 @@ impl ActiveUpstream {
         &self.put_off
     }
 
-    /// Records a sign of life of this upstream.
-    pub(super) fn heard(&self, id: UpstreamId) {
-        self.heard[id.0].store(Some(self.clock.now()));
+    /// Sets the upstreams, by priority, see [`Ranking::arrange`]. If the one in use leaves, another takes over now.
+    pub(super) fn arrange(&self, members: Vec<Named>) {
+        let order = Vec::from_iter(members.iter().map(|member| member.id));
+        self.change(|decided| {
+            decided.ranking.arrange(&order);
+            // Those that leave have a name until the switch is logged.
+            let others = std::mem::take(&mut decided.named).into_iter();
+            let others = others.filter(|own| !order.contains(&own.id));
+            decided.named = members.iter().cloned().chain(others).collect();
+        });
+        self.decided.lock().named.retain(|own| order.contains(&own.id));
+    }
+
+    /// Checks if an upstream takes part in the choice.
+    pub(super) fn contains(&self, id: UpstreamId) -> bool {
+        self.decided.lock().ranking.contains(id)
+    }
+
+    /// Checks if an upstream could come into use now, see [`Ranking::is_ready`].
+    pub(super) fn is_ready(&self, id: UpstreamId) -> bool {
+        self.decided.lock().ranking.is_ready(id, self.now())
+    }
+
+    /// Records a sign of life of an upstream in its cell.
+    pub(super) fn heard(&self, cell: &AtomicMoment) {
+        cell.store(Some(self.clock.now()));
     }
 
     /// Records that this upstream is connected.
@@ -229,89 +260,91 @@ impl ActiveUpstream {
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut Ranking) -> T) -> T {
+        self.change(|decided| change(&mut decided.ranking))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Decided) -> T) -> T {
         let mut decided = self.decided.lock();
-        let result = change(&mut decided.ranking);
+        let result = change(&mut decided);
         if let Some(switch) = decided.ranking.decide(self.now()) {
-            self.apply_switch(switch, &mut decided.left);
+            self.apply_switch(switch, &mut decided);
         }
         drop(decided);
         self.moves.send_replace(());
         result
     }
 
-    fn apply_switch(&self, Switch { from, to, why }: Switch, left: &mut Option<(UpstreamId, Option<Moment>)>) {
+    fn apply_switch(&self, Switch { from, to, why }: Switch, decided: &mut Decided) {
         self.active.send_replace(to);
         // After the change of `active`: from now on answers of the previous upstream are ignored.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
         self.put_off.send_if_modified(|all| !std::mem::take(all).is_empty());
-        if let Some(from) = from {
-            *left = Some((from, self.heard[from.0].load()));
+        let Decided { named, left, .. } = decided;
+        let find = |id: UpstreamId| named.iter().find(|own| own.id == id);
+        if let Some(from) = from.and_then(find) {
+            *left = Some(from.clone());
         }
-        let name = |id: UpstreamId| &self.endpoints[id.0];
-        let enter = |from: Option<UpstreamId>, reason: &str| {
+        let enter = |from: Option<&Endpoint>, reason: &str| {
             self.metrics.journal.enter(Event::Failover {
-                from: from.map(|id| name(id).to_string()),
-                to: to.map(|id| name(id).to_string()),
+                from: from.map(Endpoint::to_string),
+                to: to.and_then(find).map(|own| own.endpoint.to_string()),
                 reason: reason.to_owned(),
             });
         };
         // A single upstream's actor logs itself that it is connected or lost.
-        let several = self.endpoints.len() > 1;
-        let Some(next) = to else {
-            enter(from, "none_left");
+        let several = named.len() > 1;
+        let Some(next) = to.and_then(find) else {
+            enter(from.and_then(find).map(|own| &own.endpoint), "none_left");
             return if several {
                 warn!("no upstream is active: none is connected");
             };
         };
-        let Some((from, heard)) = left.take().filter(|(from, _)| *from != next) else {
+        let Some(from) = left.take().filter(|from| from.id != next.id) else {
             enter(None, "first");
             return if several {
-                info!("upstream {} is active", name(next));
+                info!("upstream {} is active", next.endpoint);
             };
         };
+        let (next, before) = (&next.endpoint, &from.endpoint);
         let reason = match why {
             SwitchReason::First | SwitchReason::Lost => {
-                warn!("failover to upstream {}: {} is lost", name(next), name(from));
+                warn!("failover to upstream {next}: {before} is lost");
                 "lost"
             }
             SwitchReason::Cordoned => {
-                info!("failover to upstream {}: {} is cordoned", name(next), name(from));
+                info!("failover to upstream {next}: {before} is cordoned");
                 "cordoned"
             }
+            SwitchReason::Removed => {
+                info!("failover to upstream {next}: {before} leaves the configuration");
+                "removed"
+            }
             SwitchReason::Lagging(lag) => {
-                warn!("failover to upstream {}: {} lags by {lag:.1?}", name(next), name(from));
+                warn!("failover to upstream {next}: {before} lags by {lag:.1?}");
                 "lagging"
             }
             SwitchReason::Forked => {
-                warn!(
-                    "failover to upstream {}: {} is on another branch than most of the others",
-                    name(next),
-                    name(from)
-                );
+                warn!("failover to upstream {next}: {before} is on another branch than most of the others");
                 "forked"
             }
             SwitchReason::Doubted => {
                 warn!(
-                    "failover to upstream {}: no parents link the head of {} to the published chain, and no other has \
-                     reached its height",
-                    name(next),
-                    name(from)
+                    "failover to upstream {next}: no parents link the head of {before} to the published chain, and no \
+                     other has reached its height"
                 );
                 "doubted"
             }
             SwitchReason::FailBack => {
-                info!(
-                    "failback to upstream {}: it is healthy and has priority over {}",
-                    name(next),
-                    name(from)
-                );
+                info!("failback to upstream {next}: it is healthy and has priority over {before}");
                 "failback"
             }
         };
         self.metrics.failovers.get_or_create(&ReasonLabel { reason }).inc();
-        enter(Some(from), reason);
-        if !matches!(why, SwitchReason::FailBack | SwitchReason::Cordoned)
-            && let Some(heard) = heard
+        enter(Some(&from.endpoint), reason);
+        if !matches!(
+            why,
+            SwitchReason::FailBack | SwitchReason::Cordoned | SwitchReason::Removed
+        ) && let Some(heard) = from.heard.load()
         {
             let gap = self.clock.now().since(heard);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());

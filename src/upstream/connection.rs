@@ -362,7 +362,7 @@ impl Serving {
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
         self.last_received = Instant::now();
-        self.shared.active.heard(self.shared.id);
+        self.shared.heard();
         if let Inbound::Message(frame) = inbound {
             self.whole = true;
             for message in NodeMessage::parse(&frame) {

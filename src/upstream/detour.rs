@@ -11,7 +11,7 @@ use tracing::debug;
 use super::alone::Alone;
 use super::lanes::Lanes;
 use super::link::LinkError;
-use super::pool::Upstream;
+use super::roster::Upstream;
 use crate::jsonrpc::Outcome;
 
 /// Interval at which the traffic of the connection for calls is checked.

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alloy_primitives::B256;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::quantity::Quantity;
 #[derive(Debug)]
 pub(super) struct ChainIdentity {
     /// `true` with a single upstream, which can contradict only its own past.
-    alone: bool,
+    alone: AtomicBool,
     /// `true` if the chain id is configured, not reported by a node.
     fixed: bool,
     chain_id: OnceLock<String>,
@@ -90,15 +91,24 @@ impl Doubt {
 }
 
 impl ChainIdentity {
-    /// Creates the identity for this number of upstreams. A configured chain id binds all of them; otherwise the
-    /// first one reported does.
-    pub(super) fn new(upstreams: usize, chain_id: Option<NonZeroU64>) -> Self {
+    /// Creates the identity for several upstreams. A configured chain id binds all of them; otherwise the first one
+    /// reported does.
+    pub(super) fn new(chain_id: Option<NonZeroU64>) -> Self {
         Self {
-            alone: upstreams == 1,
+            alone: AtomicBool::new(false),
             fixed: chain_id.is_some(),
             chain_id: chain_id.map_or_else(OnceLock::new, |id| OnceLock::from(format!("\"{id:#x}\""))),
             genesis: Mutex::default(),
         }
+    }
+
+    /// Records if there is a single upstream.
+    pub(super) fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
     }
 
     /// Returns the chain id as JSON, once it is known.
@@ -122,7 +132,7 @@ impl ChainIdentity {
         }
         Err(if self.fixed {
             format!("{endpoint} is on chain {chain_id}, and node.chain_id is {expected}: check upstreams")
-        } else if self.alone {
+        } else if self.is_alone() {
             format!(
                 "{endpoint} is on chain {chain_id} now, but it was on {expected}: check upstreams, or restart headwater"
             )
@@ -143,7 +153,7 @@ impl ChainIdentity {
     /// Records that a node with another genesis is on the same chain. With several upstreams the known genesis
     /// remains, as it still holds for the others.
     pub(super) fn same_chain(&self, genesis: B256) {
-        if self.alone {
+        if self.is_alone() {
             *self.genesis.lock() = Some(genesis);
         }
     }
@@ -155,7 +165,7 @@ impl ChainIdentity {
     pub(super) fn other_chain(&self, endpoint: &Endpoint, genesis: B256) -> Result<(), String> {
         let mut known = self.genesis.lock();
         match *known {
-            Some(expected) if !self.alone => Err(format!(
+            Some(expected) if !self.is_alone() => Err(format!(
                 "{endpoint} is on another chain than the others: its genesis is {genesis}, theirs {expected}: check upstreams"
             )),
             _ => {
@@ -182,6 +192,12 @@ fn normal(chain_id: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn of(upstreams: usize, chain_id: Option<NonZeroU64>) -> ChainIdentity {
+        let identity = ChainIdentity::new(chain_id);
+        identity.set_alone(upstreams == 1);
+        identity
+    }
+
     fn block(byte: u8) -> Bytes {
         let (hash, parent) = (B256::repeat_byte(byte), B256::ZERO);
         format!(r#"{{"hash":"{hash}","parentHash":"{parent}","number":"0x0"}}"#).into()
@@ -190,7 +206,7 @@ mod tests {
     #[test]
     fn a_chain_id_is_a_value() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
-        let identity = ChainIdentity::new(1, None);
+        let identity = of(1, None);
         for id in [r#""0x539""#, r#""0x0539""#, r#""0X539""#, r#""1337""#, "1337", "1337.0"] {
             assert_eq!(identity.check_chain_id(&endpoint, id), Ok(r#""0x539""#.into()), "{id}");
         }
@@ -199,7 +215,7 @@ mod tests {
         }
         assert_eq!(identity.chain_id(), Some(r#""0x539""#));
         let long = format!("0x00{}", "F".repeat(64));
-        let identity = ChainIdentity::new(1, None);
+        let identity = of(1, None);
         let expect = format!("\"0x{}\"", "f".repeat(64));
         assert_eq!(identity.check_chain_id(&endpoint, &format!("\"{long}\"")), Ok(expect));
     }
@@ -226,7 +242,7 @@ mod tests {
 
     #[test]
     fn block_zero_is_no_genesis_unless_its_number_is_zero() {
-        let identity = ChainIdentity::new(2, None);
+        let identity = of(2, None);
         let at = |number: &str, byte: u8| -> Bytes {
             let hash = B256::repeat_byte(byte);
             format!(r#"{{"hash":"{hash}","parentHash":"{hash}","number":{number}}}"#).into()
@@ -282,7 +298,7 @@ mod tests {
     fn a_chain_that_is_set_is_not_the_first_ones_to_choose() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for upstreams in [1, 2] {
-            let identity = ChainIdentity::new(upstreams, NonZeroU64::new(1));
+            let identity = of(upstreams, NonZeroU64::new(1));
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();
             assert!(refused.contains(r#"node.chain_id is "0x1""#), "{refused}");
             assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
@@ -293,7 +309,7 @@ mod tests {
     fn another_chain_is_refused_by_name_and_one_node_alone_may_start_anew() {
         let endpoint: Endpoint = "ws://node:1".parse().unwrap();
         for (upstreams, alone) in [(1, true), (2, false)] {
-            let identity = ChainIdentity::new(upstreams, None);
+            let identity = of(upstreams, None);
             assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
             assert!(identity.check_chain_id(&endpoint, "\"0x1\"").is_ok());
             let refused = identity.check_chain_id(&endpoint, "\"0x2\"").unwrap_err();

@@ -8,6 +8,8 @@
 //! routing               clients' calls  > actor of the least loaded upstream that has the newest head and can answer
 //! ```
 //!
+//! A reload of the configuration may add, remove and change upstreams ([`membership`]).
+//!
 //! A node over WebSocket or IPC has two actors: `connection` for the stream, and `call_lane` for calls and long
 //! answers. A call that may have broken a connection is sent again in `quarantine`, and our own question that is
 //! delayed behind calls takes a `detour`.
@@ -31,6 +33,7 @@ mod identity;
 mod lanes;
 mod link;
 mod load;
+mod membership;
 mod message;
 mod metered;
 mod naming;
@@ -43,6 +46,7 @@ mod proof;
 mod published;
 mod quarantine;
 mod ranking;
+mod roster;
 mod routing;
 mod shared;
 mod splitter;
@@ -64,6 +68,7 @@ pub use call::{Ask, CallError, MinHead, Repeat, Target};
 pub(crate) use call::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use lanes::Lanes;
+pub use membership::Reshaped;
 pub use naming::SubscriptionMethod;
 pub use node::{Node, Share};
 pub use passthrough::{Answers, Passthrough};
@@ -116,7 +121,7 @@ impl Wanted {
     }
 }
 
-/// Index of a configured upstream; also its priority, 0 first.
+/// Number of an upstream, by which it is known as long as it is configured; no other upstream ever gets the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamId(pub usize);
 

@@ -4,7 +4,7 @@ use super::Endpoint;
 use crate::method_pattern::Patterns;
 
 /// A configured node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Address of the node.
     pub endpoint: Endpoint,

@@ -250,7 +250,7 @@ impl Poller {
             self.done(PollStep::Genesis);
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
-        self.shared.active.heard(self.shared.id);
+        self.shared.heard();
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
             self.shared.tell(HeadReport::Latest(head)).await;

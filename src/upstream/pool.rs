@@ -1,89 +1,43 @@
 //! All upstreams: shared state, the one in use, and calls to them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use alloy_primitives::B256;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::active::ActiveUpstream;
-use super::call::{CallReceiver, CallSender, exchange, throttled};
-use super::call_lane::CallLane;
-use super::connection::Connection;
-use super::detour;
-use super::identity::ChainIdentity;
+use super::call::{exchange, throttled};
 use super::lanes::{Lane, Lanes};
-use super::load::{Load, P95};
-use super::poller::Poller;
+use super::load::P95;
+use super::membership::Common;
 use super::proof::prove;
-use super::quarantine::Quarantine;
-use super::shared::{UpstreamShared, UpstreamStatus};
+use super::roster::{Member, Roster, Upstream};
+use super::shared::UpstreamStatus;
 use super::{
-    Answers, BestEffortEvent, CallError, Endpoint, HeadReport, MinHead, Node, NodeSubscription, Share, UpstreamId,
+    BestEffortEvent, CallError, Endpoint, HeadReport, MinHead, Node, NodeSubscription, Share, UpstreamId,
     UpstreamSettings, Wanted,
 };
 use crate::backoff::Doubling;
 use crate::jsonrpc::Outcome;
-use crate::shares::{Budget, Owner};
+use crate::shares::Owner;
 use crate::telemetry::Metrics;
 
-#[derive(Debug)]
-pub(super) struct Upstream {
-    pub(super) node: Node,
-    /// Calls over the stream's connection.
-    pub(super) stream: CallSender,
-    /// Calls over the second connection, if the node has two lanes.
-    pub(super) calls: CallSender,
-    pub(super) quarantine: Quarantine,
-    /// Permits for connections of [`Self::overtake`].
-    pub(super) detours: Semaphore,
-    pub(super) shared: Arc<UpstreamShared>,
-}
-
-impl Upstream {
-    /// Returns the connection that calls of this lane take now. Waits for `time_limit` at most while the second
-    /// connection is being opened.
-    ///
-    /// # Errors
-    /// Returns [`CallError::Unavailable`] where there is no connection, or where the second one was not opened in
-    /// time.
-    pub(super) async fn way(&self, lane: Lane, time_limit: Duration) -> Result<&CallSender, CallError> {
-        if lane == Lane::Stream {
-            return Ok(&self.stream);
-        }
-        let now = *self.shared.lanes.borrow();
-        let lanes = if now == Lanes::Opening {
-            // On the heap: the wait is rare, and not a part of each call's future.
-            Box::pin(self.opened(time_limit)).await
-        } else {
-            now
-        };
-        match lanes {
-            Lanes::Two => Ok(&self.calls),
-            Lanes::One => Ok(&self.stream),
-            Lanes::Down | Lanes::Opening => Err(CallError::Unavailable),
-        }
-    }
-
-    async fn opened(&self, time_limit: Duration) -> Lanes {
-        let mut lanes = self.shared.lanes.subscribe();
-        let opened = tokio::time::timeout(time_limit, lanes.wait_for(|lanes| *lanes != Lanes::Opening)).await;
-        opened.ok().and_then(Result::ok).map_or(Lanes::Down, |lanes| *lanes)
-    }
-}
-
-/// All configured upstreams, by priority.
+/// All configured upstreams; [`Self::reshape`] changes them.
 #[derive(Debug)]
 pub struct Pool {
-    pub(super) upstreams: Vec<Upstream>,
+    pub(super) roster: ArcSwap<Roster>,
     pub(super) active: Arc<ActiveUpstream>,
-    identity: Arc<ChainIdentity>,
+    pub(super) common: Common,
+    /// Held while the roster is replaced.
+    pub(super) reshaping: Mutex<()>,
     pub(super) request_timeout: Duration,
     pub(super) head_wait: Duration,
     pub(super) hedges: bool,
@@ -91,16 +45,13 @@ pub struct Pool {
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
     silence_timeout: Duration,
-    best_effort_dropped: Arc<AtomicU64>,
-    answers: Arc<Budget>,
-    our_answers: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
     /// Task that checks the upstreams' time limits.
     looking: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Channels from the pool to the chain and to subscriptions, and back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Channels {
     /// Reports about the chain. Their receiver must never wait for a call, or the two would deadlock.
     pub sightings: mpsc::Sender<(UpstreamId, HeadReport)>,
@@ -122,78 +73,22 @@ impl Pool {
     /// Starts the actors of each node. They run until the pool's last handle is dropped.
     #[must_use]
     pub fn start(nodes: &[Node], settings: &UpstreamSettings, channels: &Channels, metrics: Arc<Metrics>) -> Arc<Self> {
-        let endpoints = nodes.iter().map(|node| node.endpoint.clone()).collect();
-        let active = Arc::new(ActiveUpstream::new(endpoints, settings, metrics.clone()));
-        let identity = Arc::new(ChainIdentity::new(nodes.len(), settings.chain_id));
-        let best_effort_dropped = Arc::new(AtomicU64::new(0));
-        let answers = Budget::new("too many bytes of answers at once", settings.max_answer_bytes);
-        let our_answers = Budget::new("answers to our own questions", settings.max_answer_bytes);
-        let upstreams = nodes
-            .iter()
-            .enumerate()
-            .map(|(i, node)| {
-                let endpoint = &node.endpoint;
-                let shared = Arc::new(UpstreamShared {
-                    id: UpstreamId(i),
-                    endpoint: endpoint.clone(),
-                    settings: settings.clone(),
-                    status: Mutex::default(),
-                    active: active.clone(),
-                    identity: identity.clone(),
-                    newest: Mutex::default(),
-                    sightings: channels.sightings.clone(),
-                    best_effort: channels.best_effort.clone(),
-                    best_effort_dropped: best_effort_dropped.clone(),
-                    wanted: channels.wanted.clone(),
-                    load: Load::default(),
-                    stream: watch::Sender::default(),
-                    lanes: watch::Sender::new(Lanes::One),
-                    call_bytes: Mutex::default(),
-                    answers: answers.clone(),
-                    our_answers: our_answers.clone(),
-                });
-                let (stream, call_receiver) = CallReceiver::new();
-                let mut calls = stream.clone();
-                match endpoint {
-                    Endpoint::Http(url) => {
-                        tokio::spawn(Poller::new(shared.clone(), url.clone(), call_receiver).run());
-                    }
-                    _ => {
-                        tokio::spawn(Connection::new(shared.clone(), call_receiver).run());
-                        if settings.lanes > 1 {
-                            let call_receiver;
-                            (calls, call_receiver) = CallReceiver::new();
-                            shared.lanes.send_replace(Lanes::Down);
-                            tokio::spawn(CallLane::new(shared.clone(), call_receiver).run());
-                        }
-                    }
-                }
-                Upstream {
-                    node: node.clone(),
-                    stream,
-                    calls,
-                    quarantine: Quarantine::default(),
-                    detours: Semaphore::new(detour::PLACES),
-                    shared,
-                }
-            })
-            .collect();
+        let active = Arc::new(ActiveUpstream::new(settings, metrics.clone()));
         let pool = Arc::new(Self {
-            upstreams,
+            roster: ArcSwap::default(),
+            common: Common::new(settings, channels.clone(), active.clone()),
+            reshaping: Mutex::default(),
             active,
-            identity,
             request_timeout: settings.request_timeout,
             head_wait: settings.head_wait,
             hedges: settings.hedge,
             usual: Mutex::default(),
             silence_timeout: settings.silence_timeout,
             fetch_timeout: (settings.silence_timeout / 4).max(MIN_FETCH_TIMEOUT),
-            best_effort_dropped,
-            answers,
-            our_answers,
             metrics,
             looking: Mutex::default(),
         });
+        pool.reshape(nodes);
         let looking = tokio::spawn(look(Arc::downgrade(&pool), settings.tick()));
         *pool.looking.lock() = Some(looking);
         pool
@@ -241,7 +136,7 @@ impl Pool {
     /// Returns the newest head that this upstream reported.
     #[must_use]
     pub fn newest(&self, id: UpstreamId) -> Option<HeadReport> {
-        self.upstreams[id.0].shared.newest.lock().clone()
+        self.upstream(id)?.shared.newest.lock().clone()
     }
 
     /// Waits for the answer of the upstream in use to a subscription: accepted, or refused with the node's error
@@ -284,7 +179,7 @@ impl Pool {
 
     /// Returns a receiver of the answers of the upstream in use to subscriptions.
     #[must_use]
-    pub fn watch_answers(&self) -> watch::Receiver<Answers> {
+    pub fn watch_answers(&self) -> watch::Receiver<super::Answers> {
         self.active.answers().subscribe()
     }
 
@@ -322,16 +217,20 @@ impl Pool {
     /// Checks if the upstream's connection for calls is open: for a while after a connection none is.
     #[must_use]
     pub fn is_open(&self, id: UpstreamId) -> bool {
-        *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening
+        self.upstream(id)
+            .is_none_or(|upstream| *upstream.shared.lanes.borrow() != Lanes::Opening)
     }
 
     /// Waits until the connection for calls of one of these upstreams is open, or was given up.
     pub async fn opened(&self, ids: &[UpstreamId]) {
-        let opened = ids.iter().map(|id| {
-            let mut lanes = self.upstreams[id.0].shared.lanes.subscribe();
+        let opened = ids.iter().filter_map(|id| self.upstream(*id)).map(|upstream| {
+            let mut lanes = upstream.shared.lanes.subscribe();
             Box::pin(async move { drop(lanes.wait_for(|lanes| *lanes != Lanes::Opening).await) })
         });
-        futures_util::future::select_all(opened).await;
+        let opened = Vec::from_iter(opened);
+        if !opened.is_empty() {
+            futures_util::future::select_all(opened).await;
+        }
     }
 
     /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `time_limit` as the time limit.
@@ -345,7 +244,9 @@ impl Pool {
         params: &str,
         time_limit: Duration,
     ) -> Result<Outcome, CallError> {
-        let upstream = &self.upstreams[id.0];
+        let Some(upstream) = self.upstream(id) else {
+            return Err(CallError::Unavailable);
+        };
         let lane = Lane::of(method, params);
         let way = upstream.way(lane, time_limit).await?;
         let asking = exchange(
@@ -367,28 +268,48 @@ impl Pool {
         answer
     }
 
-    /// Returns the upstream's address, without secrets.
+    /// Returns the upstream's address, without secrets; empty for one that has left.
     #[must_use]
     pub fn address(&self, id: UpstreamId) -> String {
-        self.upstreams[id.0].shared.endpoint.to_string()
+        self.upstream(id)
+            .map_or_else(String::new, |upstream| upstream.shared.endpoint.to_string())
     }
 
-    /// Returns the number of upstreams; an [`UpstreamId`] counts from 0.
+    /// Returns the upstreams, by priority; those that are about to leave come last.
+    #[must_use]
+    pub fn ids(&self) -> Vec<UpstreamId> {
+        self.roster.load().ids()
+    }
+
+    /// Checks if an upstream is one of [`Self::ids`]: it may have left by a reload.
+    #[must_use]
+    pub fn has(&self, id: UpstreamId) -> bool {
+        self.roster.load().get(id).is_some()
+    }
+
+    /// Returns the number of upstreams.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.upstreams.len()
+        self.roster.load().len()
+    }
+
+    /// Returns an upstream, whose actors run at least as long as it is held; `None` if it has left.
+    pub(super) fn upstream(&self, id: UpstreamId) -> Option<Arc<Upstream>> {
+        self.roster.load().get(id).map(|member| member.upstream.clone())
     }
 
     /// Returns the number of connections made to the upstream so far.
     #[must_use]
     pub fn connects(&self, id: UpstreamId) -> u64 {
-        self.upstreams[id.0].shared.status.lock().connects
+        self.upstream(id)
+            .map_or(0, |upstream| upstream.shared.status.lock().connects)
     }
 
     /// Checks if an upstream is an HTTP node, where a lost call takes no other call with it.
     #[must_use]
     pub fn is_http(&self, id: UpstreamId) -> bool {
-        matches!(self.upstreams[id.0].shared.endpoint, Endpoint::Http(_))
+        self.upstream(id)
+            .is_some_and(|upstream| matches!(upstream.shared.endpoint, Endpoint::Http(_)))
     }
 
     /// Returns `node.silence_timeout`, from which time limits of our own calls derive.
@@ -406,18 +327,20 @@ impl Pool {
     /// Returns the chain's id as JSON, once a node reported it or where it is configured.
     #[must_use]
     pub fn chain_id(&self) -> Option<&str> {
-        self.identity.chain_id()
+        self.common.identity.chain_id()
     }
 
     /// Returns each upstream's address (without secrets) and state, by priority.
     #[must_use]
     pub fn status(&self) -> Vec<(String, UpstreamStatus)> {
         let active = self.active();
-        let one = |Upstream { shared, .. }: &Upstream| {
+        let one = |member: &Member| {
+            let shared = &member.upstream.shared;
             let (in_flight, latency) = shared.load.figures();
             let status = UpstreamStatus {
                 active: active == Some(shared.id),
                 cordoned: self.active.is_cordoned(shared.id),
+                leaving: member.leaving.is_some(),
                 lag: self.active.lag(shared.id),
                 lanes: (!matches!(shared.endpoint, Endpoint::Http(_))).then(|| *shared.lanes.borrow()),
                 in_flight,
@@ -426,7 +349,7 @@ impl Pool {
             };
             (shared.endpoint.to_string(), status)
         };
-        self.upstreams.iter().map(one).collect()
+        self.roster.load().iter().map(one).collect()
     }
 
     /// Keeps an upstream out of use: it is not active and gets no calls, except about filters that exist there alone.
@@ -437,7 +360,9 @@ impl Pool {
     /// Returns [`LastUpstream`] where no other upstream could take its calls now, unless `force` is set.
     pub fn cordon(&self, id: UpstreamId, force: bool) -> Result<bool, LastUpstream> {
         let others = self.active.reached(MinHead::Any);
-        let is_spare = |other: &UpstreamId| *other != id && self.upstreams[other.0].node.calls != Share::None;
+        let roster = self.roster.load();
+        let takes_calls = |id: UpstreamId| roster.get(id).is_some_and(|member| member.node.calls != Share::None);
+        let is_spare = |other: &UpstreamId| *other != id && takes_calls(*other);
         if !force && !self.active.is_cordoned(id) && !others.iter().any(is_spare) {
             return Err(LastUpstream);
         }
@@ -452,14 +377,14 @@ impl Pool {
     /// Returns the memory of answers that are being read from HTTP nodes, in bytes: clients', and our own.
     #[must_use]
     pub fn answers_under_way(&self) -> (usize, usize) {
-        (self.answers.used(), self.our_answers.used())
+        (self.common.answers.used(), self.common.our_answers.used())
     }
 
     /// Returns the number of best-effort events that were dropped, most of them pending transactions that arrived
     /// faster than they could be passed on.
     #[must_use]
     pub fn best_effort_dropped(&self) -> u64 {
-        self.best_effort_dropped.load(Ordering::Relaxed)
+        self.common.best_effort_dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -471,6 +396,7 @@ async fn look(pool: Weak<Pool>, every: Duration) {
         tick.tick().await;
         let Some(pool) = pool.upgrade() else { return };
         pool.active.look();
+        pool.release();
         if proving.as_ref().is_none_or(JoinHandle::is_finished) {
             proving = pool.active.unproved().map(|claim| tokio::spawn(prove(pool, claim)));
         }

@@ -21,7 +21,7 @@ use super::alone::Alone;
 use super::call::{attempted, exchange};
 use super::call_lane::knows_head;
 use super::link::LinkError;
-use super::pool::Upstream;
+use super::roster::Upstream;
 use super::{Ask, CallError, MinHead, Repeat};
 use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;

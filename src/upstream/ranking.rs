@@ -23,6 +23,7 @@
 
 mod candidate;
 mod choice;
+mod members;
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use alloy_primitives::B256;
 
 use self::candidate::Candidate;
+use self::members::Members;
 use super::UpstreamId;
 use super::first_reports::FirstReports;
 use super::published::PublishedSample;
@@ -65,6 +67,8 @@ pub(super) enum SwitchReason {
     Lost,
     /// Cordon by the operator.
     Cordoned,
+    /// Removal from the configuration.
+    Removed,
     /// Lag behind the others, for this long.
     Lagging(Duration),
     /// Branch other than that of most upstreams.
@@ -101,7 +105,7 @@ pub(super) struct Ranking {
     /// Longest time for which the upstream in use may lag or be forked.
     lag_tolerance: Duration,
     failback_after: Duration,
-    members: Vec<Candidate>,
+    members: Members,
     active: Option<UpstreamId>,
     /// Time at which the first upstream that connected came into use; `None` once a connection was lost.
     began: Option<Duration>,
@@ -122,17 +126,30 @@ struct UnconfirmedLead {
 }
 
 impl Ranking {
-    pub(super) fn new(members: usize, lag_tolerance: Duration, failback_after: Duration) -> Self {
+    /// Creates a ranking without upstreams; see [`Self::arrange`].
+    pub(super) fn new(lag_tolerance: Duration, failback_after: Duration) -> Self {
         Self {
             lag_tolerance,
             failback_after,
-            members: (0..members).map(|_| Candidate::default()).collect(),
+            members: Members::default(),
             active: None,
             began: None,
             sights: FirstReports::default(),
             published: PublishedSample::default(),
             led: None,
         }
+    }
+
+    /// Sets the upstreams, by priority. Those that are not named leave: whatever is reported about them later is
+    /// ignored. An id names the same upstream for ever.
+    pub(super) fn arrange(&mut self, order: &[UpstreamId]) {
+        self.members.arrange(order);
+        self.led.take_if(|led| !order.contains(&led.by));
+    }
+
+    /// Checks if an upstream takes part.
+    pub(super) fn contains(&self, id: UpstreamId) -> bool {
+        self.members.contains(id)
     }
 
     /// Records the published head, `None` where clients have to begin anew.
@@ -142,13 +159,15 @@ impl Ranking {
             let (by, was_published) = (led.by, led.is_published);
             led.is_published = self.published.number_of(led.hash).is_some();
             if was_published && !led.is_published {
-                if head.is_some_and(|(number, _)| number <= led.number) {
-                    self.members[by.0].leads_at = now + self.lag_tolerance * LEAD_AGAIN;
+                if head.is_some_and(|(number, _)| number <= led.number)
+                    && let Some(member) = self.members.get_mut(by)
+                {
+                    member.leads_at = now + self.lag_tolerance * LEAD_AGAIN;
                 }
                 self.led = None;
             }
         }
-        for member in &mut self.members {
+        for member in self.members.iter_mut() {
             member.root = match head {
                 Some((number, hash)) if member.told(hash) => Some(number),
                 // The block that is published at this number now is not known to be on this chain.
@@ -182,7 +201,7 @@ impl Ranking {
     /// published chain, or two other upstreams contradict it, and no other has reached that height. An upstream that
     /// is connected alone is never doubted, and none is before the first block is published.
     pub(super) fn is_doubted(&self, id: UpstreamId) -> bool {
-        let member = &self.members[id.0];
+        let member = &self.members[id];
         member.is_available()
             && !self.leads_to_published(id)
             && self.published.newest().is_some()
@@ -194,7 +213,7 @@ impl Ranking {
     pub(super) fn unproved(&self, now: Duration) -> Option<UnprovedHead> {
         let oldest = self.published.oldest()?;
         self.connected().find_map(|id| {
-            let member = &self.members[id.0];
+            let member = &self.members[id];
             let doubted_for = now.saturating_sub(member.doubted_since?);
             let is_due = member.walk_at.is_none_or(|at| now >= at);
             let (number, hash) = *member.chain.back()?;
@@ -211,22 +230,26 @@ impl Ranking {
 
     /// Records the result of a walk: the number of the published block that it reached, or `None`.
     pub(super) fn walked(&mut self, claim: UnprovedHead, root: Option<u64>, now: Duration) {
-        let member = &mut self.members[claim.id.0];
+        let Some(member) = self.members.get_mut(claim.id) else {
+            return;
+        };
         if root.is_some() && member.told(claim.hash) {
             member.root = member.root.max(root);
         }
-        if !self.leads_to_published(claim.id) {
-            self.members[claim.id.0].walk_at = Some(now + self.lag_tolerance * WALK_AGAIN);
+        if !self.leads_to_published(claim.id)
+            && let Some(member) = self.members.get_mut(claim.id)
+        {
+            member.walk_at = Some(now + self.lag_tolerance * WALK_AGAIN);
         }
     }
 
     /// Checks that the chain leads to the published one, and that no two others have published blocks where this one
     /// has different ones: a single node can invent a branch that begins at a published block.
     fn leads_to_published(&self, id: UpstreamId) -> bool {
-        let Some(root) = self.members[id.0].root else {
+        let Some(root) = self.members[id].root else {
             return false;
         };
-        let above = |other: &UpstreamId| self.members[other.0].root.is_some_and(|own| own > root);
+        let above = |other: &UpstreamId| self.members[*other].root.is_some_and(|own| own > root);
         self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
@@ -235,8 +258,8 @@ impl Ranking {
     /// upstreams another one must have reported the block, since a single one can invent blocks; of two, this one
     /// must not have led to a dropped block within [`LEAD_AGAIN`].
     pub(super) fn may_lead(&self, id: UpstreamId, block: B256, now: Duration) -> bool {
-        let member = &self.members[id.0];
-        if member.cordoned {
+        let member = &self.members[id];
+        if member.cordoned || !self.contains(id) {
             return false;
         }
         let is_trusted = now >= member.leads_at && member.outvoted_since.is_none();
@@ -268,17 +291,21 @@ impl Ranking {
     /// Checks if another upstream has reported this block.
     fn is_confirmed(&self, id: UpstreamId, block: B256) -> bool {
         self.connected()
-            .any(|other| other != id && self.members[other.0].told(block))
+            .any(|other| other != id && self.members[other].told(block))
     }
 
     /// Records a new connection, over which heads may have been reported already.
     pub(super) fn up(&mut self, id: UpstreamId) {
-        self.members[id.0].connected = true;
+        if let Some(member) = self.members.get_mut(id) {
+            member.connected = true;
+        }
     }
 
     /// Records that the connection was lost, or could not be made.
     pub(super) fn down(&mut self, id: UpstreamId) {
-        let member = &mut self.members[id.0];
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
         self.began = self.began.filter(|_| !member.connected);
         *member = Candidate {
             leads_at: member.leads_at,
@@ -290,7 +317,9 @@ impl Ranking {
     /// Keeps an upstream out of use, or ends that. Its heads are still taken note of, but it counts as not connected in
     /// every choice and vote. Returns `false` where nothing changes.
     pub(super) fn cordon(&mut self, id: UpstreamId, cordoned: bool) -> bool {
-        let member = &mut self.members[id.0];
+        let Some(member) = self.members.get_mut(id) else {
+            return false;
+        };
         if cordoned {
             member.sound_since = None;
         }
@@ -299,18 +328,23 @@ impl Ranking {
 
     /// Checks if the operator keeps an upstream out of use.
     pub(super) fn is_cordoned(&self, id: UpstreamId) -> bool {
-        self.members[id.0].cordoned
+        self.members[id].cordoned
     }
 
     /// Checks if an upstream is connected, even if it is kept out of use.
     pub(super) fn is_connected(&self, id: UpstreamId) -> bool {
-        self.members[id.0].connected
+        self.members[id].connected
     }
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
     pub(super) fn announced(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
+        if !self.contains(id) {
+            return false;
+        }
         self.confirm(id, told);
-        let member = &mut self.members[id.0];
+        let Some(member) = self.members.get_mut(id) else {
+            return false;
+        };
         let news = !member.told(told.hash);
         if news {
             member.tell(told, &self.published);
@@ -320,8 +354,13 @@ impl Ranking {
 
     /// Records a fetched head, which may be a step back. `false` where the head has not moved.
     pub(super) fn fetched(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
+        if !self.contains(id) {
+            return false;
+        }
         self.confirm(id, told);
-        let member = &mut self.members[id.0];
+        let Some(member) = self.members.get_mut(id) else {
+            return false;
+        };
         let news = member.chain.back() != Some(&(told.number, told.hash));
         if news {
             member.tell(told, &self.published);
@@ -332,7 +371,7 @@ impl Ranking {
     /// Returns the time since the first report of the oldest block that this upstream has not reached; `None` without
     /// a connection.
     pub(super) fn lag(&self, id: UpstreamId, now: Duration) -> Option<Duration> {
-        let member = &self.members[id.0];
+        let member = &self.members[id];
         member
             .connected
             .then(|| self.sights.lag(member.number().unwrap_or(0), now))
@@ -351,21 +390,22 @@ impl Ranking {
     /// Returns the connected upstreams, in the order in which they are asked for a block.
     pub(super) fn by_preference(&self, block: Option<B256>) -> Vec<UpstreamId> {
         let mut order: Vec<UpstreamId> = self.connected().collect();
+        // Stable: equals stay in the order of priority.
         order.sort_by_key(|id| {
-            let member = &self.members[id.0];
+            let member = &self.members[*id];
             // A call that concerns no block goes to the upstream in use.
             let (unsound, told) = match block {
                 Some(hash) => (member.sound_since.is_none(), member.told(hash)),
                 None => (false, true),
             };
-            (unsound, !told, Some(*id) != self.active, id.0)
+            (unsound, !told, Some(*id) != self.active)
         });
         order
     }
 
     /// Returns the upstreams that have reached this number and are not doubted, by priority.
     pub(super) fn reached(&self, number: u64) -> impl Iterator<Item = UpstreamId> {
-        let reached = move |id: &UpstreamId| self.number(*id) >= number && self.members[id.0].doubted_since.is_none();
+        let reached = move |id: &UpstreamId| self.number(*id) >= number && self.members[*id].doubted_since.is_none();
         self.connected().filter(reached)
     }
 
@@ -374,7 +414,7 @@ impl Ranking {
     /// that have reached its number on an unknown branch.
     pub(super) fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
         let told = |id: &UpstreamId| {
-            let member = &self.members[id.0];
+            let member = &self.members[*id];
             member.told(hash) || member.highest == Some((number, hash))
         };
         let known: Vec<UpstreamId> = self.connected().filter(told).collect();
@@ -382,7 +422,7 @@ impl Ranking {
             return known;
         }
         let unknown = |id: &UpstreamId| {
-            let member = &self.members[id.0];
+            let member = &self.members[*id];
             self.number(*id) >= number
                 && member.hash_at(number).is_none()
                 && member.outvoted_since.is_none()
@@ -393,14 +433,12 @@ impl Ranking {
 
     /// Returns the connected upstreams that are not kept out of use, by priority.
     pub(super) fn connected(&self) -> impl Iterator<Item = UpstreamId> {
-        let members = self.members.iter().enumerate();
-        members
-            .filter(|(_, member)| member.is_available())
-            .map(|(i, _)| UpstreamId(i))
+        let available = self.members.iter().filter(|(_, member)| member.is_available());
+        available.map(|(id, _)| id)
     }
 
     fn number(&self, id: UpstreamId) -> u64 {
-        self.members[id.0].number().unwrap_or(0)
+        self.members[id].number().unwrap_or(0)
     }
 
     /// Returns the highest height that counts: one whose block leads to the published chain, or that two upstreams
@@ -408,7 +446,7 @@ impl Ranking {
     fn newest(&self) -> Option<u64> {
         let mut heights: Vec<(u64, bool)> = self
             .connected()
-            .filter(|id| self.members[id.0].outvoted_since.is_none())
+            .filter(|id| self.members[*id].outvoted_since.is_none())
             .map(|id| (self.number(id), self.leads_to_published(id)))
             .collect();
         heights.sort_unstable_by_key(|(number, _)| Reverse(*number));

@@ -15,6 +15,7 @@ use super::call::{attempted, call_throttled, exchange, is_throttled_by_code, may
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
+use super::roster::{Member, Roster};
 use super::{Ask, CallError, Endpoint, MinHead, Repeat, Target, UpstreamId};
 use crate::jsonrpc::Outcome;
 use crate::shares::Full;
@@ -39,7 +40,11 @@ impl Pool {
         let mut until = now + self.head_wait;
         check_conduct(ask)?;
         if ask.conduct.is_alone(ask.repeat != Repeat::Read, now)
-            || self.upstreams.iter().any(|upstream| upstream.quarantine.refuses(ask))
+            || self
+                .roster
+                .load()
+                .iter()
+                .any(|member| member.upstream.quarantine.refuses(ask))
         {
             return Box::pin(self.call_alone(ask, None, until)).await;
         }
@@ -114,7 +119,9 @@ impl Pool {
             };
             check_conduct(ask)?;
             asked.push(id);
-            let upstream = &self.upstreams[id.0];
+            let Some(upstream) = self.upstream(id) else {
+                continue;
+            };
             let answer = match upstream.shared.endpoint {
                 // Over HTTP each call has its own connection.
                 Endpoint::Http(_) => self.ask_one(ask, id).await,
@@ -171,7 +178,9 @@ impl Pool {
     /// Returns a [`CallError`] like [`Self::call`].
     pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
         check_conduct(ask)?;
-        let upstream = &self.upstreams[id.0];
+        let Some(upstream) = self.upstream(id) else {
+            return Err(CallError::Unavailable);
+        };
         let is_http = matches!(upstream.shared.endpoint, Endpoint::Http(_));
         let answer = if !is_http && upstream.quarantine.refuses(ask) {
             Err(CallError::Breaks)
@@ -239,28 +248,33 @@ impl Pool {
     /// Checks if any node that takes calls serves a method.
     #[must_use]
     pub fn serves(&self, method: &str) -> bool {
-        let nodes = self.upstreams.iter().map(|upstream| &upstream.node);
-        nodes
-            .filter(|node| node.calls != Share::None)
-            .any(|node| node.methods.match_any(method))
+        let roster = self.roster.load();
+        let mut nodes = roster.iter().map(|member| &member.node);
+        nodes.any(|node| node.calls != Share::None && node.methods.match_any(method))
     }
 
     /// Checks if any node is an archive.
     #[must_use]
     pub fn has_archives(&self) -> bool {
-        self.upstreams.iter().any(|upstream| upstream.node.archive)
+        self.roster.load().iter().any(|member| member.node.archive)
     }
 
     /// Returns the upstreams that have the required block and serve the method, by priority.
     fn eligible(&self, ask: &Ask) -> Vec<UpstreamId> {
-        let node = |id: &UpstreamId| &self.upstreams[id.0].node;
+        self.eligible_of(&self.roster.load(), ask)
+    }
+
+    fn eligible_of(&self, roster: &Roster, ask: &Ask) -> Vec<UpstreamId> {
+        let is = |id: &UpstreamId, test: &dyn Fn(&Member) -> bool| roster.get(*id).is_some_and(test);
+        let is_archive = |id: &UpstreamId| is(id, &|member| member.node.archive);
         let mut eligible = self.active.reached(ask.min_head);
-        eligible.retain(|id| node(id).calls != Share::None && node(id).methods.match_any(&ask.method));
-        if ask.archive && eligible.iter().any(|id| node(id).archive) {
-            eligible.retain(|id| node(id).archive);
+        let takes_it = |Member { node, .. }: &Member| node.calls != Share::None && node.methods.match_any(&ask.method);
+        eligible.retain(|id| is(id, &takes_it));
+        if ask.archive && eligible.iter().any(is_archive) {
+            eligible.retain(is_archive);
         }
         // While one upstream is open for calls, none waits for another to open.
-        let is_open = |id: &UpstreamId| *self.upstreams[id.0].shared.lanes.borrow() != Lanes::Opening;
+        let is_open = |id: &UpstreamId| is(id, &|member| *member.upstream.shared.lanes.borrow() != Lanes::Opening);
         if eligible.len() > 1 && eligible.iter().any(is_open) {
             eligible.retain(is_open);
         }
@@ -270,33 +284,33 @@ impl Pool {
     /// Chooses the upstream for a call, `None` where none qualifies; `not`, which failed before, only where no other
     /// is left.
     fn choose(&self, ask: &Ask, not: Option<UpstreamId>) -> Option<UpstreamId> {
-        let eligible = self.eligible(ask);
+        let roster = self.roster.load();
+        let eligible = self.eligible_of(&roster, ask);
         if let [only] = eligible[..] {
             return Some(only);
         }
         let active = self.active();
         let now = Instant::now();
-        let rank = |id: &UpstreamId| {
-            let upstream = &self.upstreams[id.0];
-            let avoided = (
-                Some(*id) == not,
-                upstream.shared.load.is_backing_off(now),
-                upstream.node.calls == Share::Spare,
-            );
+        let rank = |id: UpstreamId, Member { node, upstream, .. }: &Member| {
+            let load = &upstream.shared.load;
+            let avoided = (Some(id) == not, load.is_backing_off(now), node.calls == Share::Spare);
             match ask.target {
-                Target::Active => (avoided, u8::from(Some(*id) != active), 0.0),
-                Target::LeastLoaded => (avoided, 0, upstream.shared.load.cost(now)),
+                Target::Active => (avoided, u8::from(Some(id) != active), 0.0),
+                Target::LeastLoaded => (avoided, 0, load.cost(now)),
             }
         };
         // Equal ranks resolve to the first, which has better priority. Costs are never NaN.
-        let ranked = eligible.into_iter().map(|id| (rank(&id), id));
+        let members = eligible.into_iter().filter_map(|id| Some((id, roster.get(id)?)));
+        let ranked = members.map(|(id, member)| (rank(id, member), id));
         ranked
             .min_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal))
             .map(|(_, id)| id)
     }
 
     async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
-        let upstream = &self.upstreams[id.0];
+        let Some(upstream) = self.upstream(id) else {
+            return Err(CallError::Unavailable);
+        };
         let way = upstream.way(Lane::Calls, self.head_wait).await?;
         let under_way = upstream.shared.load.begin(Instant::now());
         let attempt = ask.attempt(&upstream.shared.endpoint);
@@ -359,10 +373,10 @@ impl Pool {
         };
         // A spare upstream is for calls that no other can take, not for hedges.
         let is_free = |second: &UpstreamId| {
-            let upstream = &self.upstreams[second.0];
-            *second != first
-                && upstream.node.calls == Share::Share
-                && !upstream.shared.load.is_backing_off(Instant::now())
+            let takes_hedges = |Member { node, upstream, .. }: &Member| {
+                node.calls == Share::Share && !upstream.shared.load.is_backing_off(Instant::now())
+            };
+            *second != first && self.roster.load().get(*second).is_some_and(takes_hedges)
         };
         let Some(second) = self.choose(ask, Some(first)).filter(is_free) else {
             return asked.await;

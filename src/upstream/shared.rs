@@ -19,6 +19,7 @@ use super::metered::Meter;
 use super::{
     BestEffortEvent, Endpoint, HeadReport, Heads, NodeSubscription, UpstreamId, UpstreamSettings, Wanted, place_of,
 };
+use crate::clock::AtomicMoment;
 use crate::jsonrpc::Outcome;
 use crate::shares::Budget;
 
@@ -31,6 +32,9 @@ pub struct UpstreamStatus {
     pub active: bool,
     /// `true` if the operator keeps this upstream out of use.
     pub cordoned: bool,
+    /// `true` if the configuration does not name this upstream any more: it leaves once another can serve in its
+    /// place.
+    pub leaving: bool,
     /// Number of connections made so far.
     pub connects: u64,
     /// Reason why the last connection failed or ended; `None` while connected.
@@ -61,6 +65,8 @@ pub(super) struct UpstreamShared {
     pub endpoint: Endpoint,
     pub settings: UpstreamSettings,
     pub status: Mutex<UpstreamStatus>,
+    /// Newest sign of life.
+    pub heard: Arc<AtomicMoment>,
     pub active: Arc<ActiveUpstream>,
     pub identity: Arc<ChainIdentity>,
     /// Newest head, with which the ingest starts when this upstream comes into use.
@@ -98,8 +104,13 @@ impl UpstreamShared {
         self.lanes
             .send_if_modified(|lanes| *lanes == Lanes::Down && std::mem::replace(lanes, Lanes::Opening) == Lanes::Down);
         self.stream.send_replace(Some(connects));
-        self.active.heard(self.id);
+        self.heard();
         self.active.up(self.id);
+    }
+
+    /// Records a sign of life.
+    pub(super) fn heard(&self) {
+        self.active.heard(&self.heard);
     }
 
     /// Records that the connection was lost or could not be made.
@@ -145,6 +156,9 @@ impl UpstreamShared {
             );
             self.identity.same_chain(doubt.genesis());
             return Ok(());
+        }
+        if !self.active.contains(self.id) {
+            return Err("it left the configuration".to_owned());
         }
         let checked = self.identity.other_chain(&self.endpoint, doubt.genesis());
         self.refused_if(checked)?;
@@ -254,6 +268,10 @@ impl UpstreamShared {
 
     /// Sends a report to the ingest; waits for room, of which there is enough unless the ingest is stuck.
     async fn send(&self, sighting: HeadReport) {
+        if !self.active.contains(self.id) {
+            // It has left, and finishes its calls.
+            return;
+        }
         // The receiver is dropped only at shutdown.
         drop(self.sightings.send((self.id, sighting)).await);
     }

@@ -33,6 +33,7 @@ mod keys;
 mod lanes;
 mod liar;
 mod limits;
+mod membership;
 mod memory;
 mod module;
 mod odd_nodes;

@@ -22,7 +22,7 @@ use crate::keys::allow;
 use crate::wire::{CHAIN_ID, FORWARDED};
 
 /// Connects to the API without a token.
-async fn operator(proxy: &Proxy) -> WsClient {
+pub async fn operator(proxy: &Proxy) -> WsClient {
     let url = format!("ws://{}/api", proxy.admin);
     within("connect", WsClientBuilder::default().build(url)).await.unwrap()
 }

@@ -11,7 +11,7 @@ use crate::upstream::published::PublishedSample;
 /// Most blocks remembered of each upstream, to compare branches and to know which upstreams have a block.
 pub(super) const MAX_CHAIN: usize = 128;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) connected: bool,
     /// `true` while the operator keeps the upstream out of use. Survives a reconnect.
@@ -35,7 +35,29 @@ pub(super) struct Candidate {
     pub(super) leads_at: Duration,
 }
 
+impl Default for Candidate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Candidate {
+    /// Creates an upstream that has not connected yet.
+    pub(super) const fn new() -> Self {
+        Self {
+            connected: false,
+            cordoned: false,
+            chain: VecDeque::new(),
+            highest: None,
+            outvoted_since: None,
+            root: None,
+            doubted_since: None,
+            walk_at: None,
+            sound_since: None,
+            leads_at: Duration::ZERO,
+        }
+    }
+
     /// Checks if the upstream is connected and not kept out of use.
     pub(super) fn is_available(&self) -> bool {
         self.connected && !self.cordoned

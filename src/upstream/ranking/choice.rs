@@ -15,28 +15,28 @@ const NEAR: u64 = 2;
 impl Ranking {
     /// Decides which upstream should be in use; to be called after every change, and regularly. Returns a change.
     pub(crate) fn decide(&mut self, now: Duration) -> Option<Switch> {
-        for id in (0..self.members.len()).map(UpstreamId) {
-            let outvoted = self.is_outvoted(id);
-            let since = &mut self.members[id.0].outvoted_since;
-            *since = outvoted.then(|| since.unwrap_or(now));
+        let ids = self.members.ids();
+        for id in &ids {
+            let outvoted = self.is_outvoted(*id);
+            self.members
+                .since(*id, |member| &mut member.outvoted_since, outvoted, now);
         }
-        for id in (0..self.members.len()).map(UpstreamId) {
-            let doubted = self.is_doubted(id);
-            let since = &mut self.members[id.0].doubted_since;
-            *since = doubted.then(|| since.unwrap_or(now));
+        for id in &ids {
+            let doubted = self.is_doubted(*id);
+            self.members
+                .since(*id, |member| &mut member.doubted_since, doubted, now);
         }
         if let Some(newest) = self.newest() {
             self.sights.note(newest, now);
             // A block that no upstream reports any more does not count as lag.
             self.sights.forget_above(newest);
         }
-        for id in (0..self.members.len()).map(UpstreamId) {
-            let sound = !self.members[id.0].cordoned
-                && !self.is_forked(id, now)
-                && !self.was_doubted(id, now)
-                && self.lag(id, now).is_some_and(|lag| lag < self.lag_tolerance);
-            let since = &mut self.members[id.0].sound_since;
-            *since = sound.then(|| since.unwrap_or(now));
+        for id in &ids {
+            let sound = !self.members[*id].cordoned
+                && !self.is_forked(*id, now)
+                && !self.was_doubted(*id, now)
+                && self.lag(*id, now).is_some_and(|lag| lag < self.lag_tolerance);
+            self.members.since(*id, |member| &mut member.sound_since, sound, now);
         }
         let (to, why) = self.verdict(now)?;
         if why == SwitchReason::First {
@@ -50,10 +50,13 @@ impl Ranking {
         let Some(active) = self.active else {
             return self.fallback(now).map(|to| (Some(to), SwitchReason::First));
         };
+        if !self.contains(active) {
+            return Some((self.fallback(now), SwitchReason::Removed));
+        }
         let Some(lag) = self.lag(active, now) else {
             return Some((self.fallback(now), SwitchReason::Lost));
         };
-        if self.members[active.0].cordoned {
+        if self.members[active].cordoned {
             return Some((self.fallback(now), SwitchReason::Cordoned));
         }
         if lag >= self.lag_tolerance
@@ -81,11 +84,17 @@ impl Ranking {
             self.failback_after
         };
         let recovered = |id: &UpstreamId| {
-            let since = self.members[id.0].sound_since;
+            let since = self.members[*id].sound_since;
             since.is_some_and(|since| now.saturating_sub(since) >= wait) && self.is_fit(*id, now) && self.is_near(*id)
         };
-        let better = (0..active.0).map(UpstreamId).find(recovered)?;
+        let members = self.members.iter().map(|(id, _)| id);
+        let better = members.take_while(|id| *id != active).find(recovered)?;
         Some((Some(better), SwitchReason::FailBack))
+    }
+
+    /// Checks if an upstream could come into use now: connected, near the newest block, and without fault.
+    pub(crate) fn is_ready(&self, id: UpstreamId, now: Duration) -> bool {
+        self.members[id].is_available() && self.is_fit(id, now) && self.is_near(id)
     }
 
     /// Chooses a replacement for an upstream that is still connected: only one that is clearly better.
@@ -98,7 +107,9 @@ impl Ranking {
     fn fallback(&self, now: Duration) -> Option<UpstreamId> {
         let highest = || {
             self.connected()
-                .max_by_key(|id| (!self.is_doubted(*id), self.number(*id), Reverse(id.0)))
+                .enumerate()
+                .max_by_key(|(place, id)| (!self.is_doubted(*id), self.number(*id), Reverse(*place)))
+                .map(|(_, id)| id)
         };
         self.better_candidate(now).or_else(highest)
     }
@@ -106,7 +117,7 @@ impl Ranking {
     /// Checks if an upstream may replace another: its lag is below half of `lag_tolerance`, so that it is not the next one
     /// to be left.
     fn is_fit(&self, id: UpstreamId, now: Duration) -> bool {
-        let member = &self.members[id.0];
+        let member = &self.members[id];
         !member.cordoned
             && member.outvoted_since.is_none()
             && member.doubted_since.is_none()
@@ -118,19 +129,19 @@ impl Ranking {
         let number = self.number(id);
         // On a chain where some numbers have no block, two blocks may be many numbers apart.
         let ahead = |id: UpstreamId| {
-            let blocks = self.members[id.0].above(number);
+            let blocks = self.members[id].above(number);
             self.number(id) == newest && blocks.is_some_and(|blocks| blocks as u64 <= NEAR)
         };
         number.saturating_add(NEAR) >= newest || self.connected().any(ahead)
     }
 
     fn is_forked(&self, id: UpstreamId, now: Duration) -> bool {
-        let since = self.members[id.0].outvoted_since;
+        let since = self.members[id].outvoted_since;
         since.is_some_and(|since| now.saturating_sub(since) >= self.lag_tolerance)
     }
 
     fn was_doubted(&self, id: UpstreamId, now: Duration) -> bool {
-        let since = self.members[id.0].doubted_since;
+        let since = self.members[id].doubted_since;
         since.is_some_and(|since| now.saturating_sub(since) >= self.lag_tolerance)
     }
 
@@ -140,7 +151,7 @@ impl Ranking {
         if self.connected().count() < 3 {
             return false;
         }
-        let member = &self.members[id.0];
+        let member = &self.members[id];
         // Below the remembered part of its chain: the published blocks that it has, and that two others have reached.
         let lowest = member.chain.front().map_or(0, |(number, _)| *number);
         let mut others: Vec<u64> = self
@@ -158,7 +169,7 @@ impl Ranking {
             .take(MAX_CHAIN);
         for (number, own) in member.chain.iter().rev().copied().chain(published) {
             let others = self.connected().filter(|other| *other != id);
-            let votes: Vec<B256> = others.filter_map(|id| self.members[id.0].hash_at(number)).collect();
+            let votes: Vec<B256> = others.filter_map(|id| self.members[id].hash_at(number)).collect();
             if votes.len() >= 2 {
                 let count = |hash: B256| votes.iter().filter(|vote| **vote == hash).count();
                 let against = votes.iter().filter(|vote| **vote != own).map(|vote| count(*vote)).max();

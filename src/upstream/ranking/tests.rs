@@ -33,12 +33,19 @@ fn told(name: &str) -> ReportedBlock {
     }
 }
 
+/// Returns a ranking of upstreams 0 to 3.
+fn four() -> Ranking {
+    let mut ranking = Ranking::new(LAG_TOLERANCE, FAILBACK_AFTER);
+    ranking.arrange(&[0, 1, 2, 3].map(UpstreamId));
+    ranking
+}
+
 /// Story: `0+a3` upstream 0 connects with head a3, `0a4` it reports a4, `0-` it is lost, `+5` five seconds pass,
 /// with a decision at each quarter of a second, `=a3` clients were shown a3, `0x` the operator cordons it, `0o` ends
-/// that. The outcome lists the switches with
+/// that, `/10` from now on the upstreams are 1 and 0, in this order. The outcome lists the switches with
 /// the second of each.
 fn story(events: &str) -> (Ranking, String) {
-    let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
+    let mut ranking = four();
     let mut now = Duration::ZERO;
     let mut out = Vec::new();
     let mut note = |switch: Option<Switch>, now: Duration| {
@@ -63,6 +70,12 @@ fn story(events: &str) -> (Ranking, String) {
         if let Some(head) = event.strip_prefix('=') {
             let ReportedBlock { number, hash, .. } = told(head);
             ranking.published(Some((number, hash)), now);
+            note(ranking.decide(now), now);
+            continue;
+        }
+        if let Some(order) = event.strip_prefix('/') {
+            let order = order.bytes().map(|digit| UpstreamId((digit - b'0').into()));
+            ranking.arrange(&Vec::from_iter(order));
             note(ranking.decide(now), now);
             continue;
         }
@@ -137,6 +150,46 @@ fn a_cordoned_one_is_left_at_once_and_is_not_chosen_before_the_cordon_ends() {
     assert!(ranking.is_cordoned(UpstreamId(1)) && ranking.is_connected(UpstreamId(1)));
     let (ranking, _) = story("0+a5 1+a5 1x 1a6 1o");
     assert_eq!(ranking.have(6, told("a6").hash), [UpstreamId(1)]);
+}
+
+#[test]
+fn one_that_is_removed_is_left_at_once_and_its_late_reports_count_for_nothing() {
+    check("0+a5 1+a5 +9 /123", expect!["->0 first @0ns; 0>1 removed @9s"]);
+    check(
+        "0+a5 1+a5 +9 /123 0a9 0+a10 0- +60",
+        expect!["->0 first @0ns; 0>1 removed @9s"],
+    );
+    check(
+        "0+a5 /123 +3 2+a5",
+        expect!["->0 first @0ns; 0>- removed @0ns; ->2 first @3s"],
+    );
+    // One that is not in use leaves without a switch, and comes back as a new one.
+    check("0+a5 1+a5 /0 +9 0- 1+a6 +60", expect!["->0 first @0ns; 0>- lost @9s"]);
+    let (mut ranking, _) = story("0+a5 1+a5 /0 1a6 /01");
+    assert!(!ranking.is_connected(UpstreamId(1)) && !ranking.cordon(UpstreamId(7), true));
+    assert!(!ranking.may_lead(UpstreamId(7), told("a6").hash, Duration::ZERO));
+    assert_eq!(ranking.have(5, told("a5").hash), [UpstreamId(0)]);
+}
+
+#[test]
+fn a_new_order_is_a_new_priority() {
+    check("0+a5 1+a5 +20 /10 +1", expect!["->0 first @0ns; 0>1 failback @20s"]);
+    check(
+        "0+a5 1+a5 +20 /4015 +60 4+a5 +20",
+        expect!["->0 first @0ns; 0>4 failback @90s"],
+    );
+    let (ranking, _) = story("2+a5 1+a5 0+a5 /210");
+    assert_eq!(ranking.connected().map(|id| id.0).collect::<Vec<_>>(), [2, 1, 0]);
+    assert_eq!(ranking.by_preference(Some(told("z1").hash)), [2, 1, 0].map(UpstreamId));
+    // An upstream that lags or is not connected is not ready to take over.
+    let ready = |events: &str| {
+        let (ranking, _) = story(events);
+        [0, 1, 7].map(|id| ranking.is_ready(UpstreamId(id), Duration::from_secs(3)))
+    };
+    assert_eq!(ready("0+a5"), [true, false, false]);
+    assert_eq!(ready("0+a5 1+a5"), [true, true, false]);
+    assert_eq!(ready("0+a5 1+a1 +3"), [true, false, false]);
+    assert_eq!(ready("0+a5 1+a5 1x"), [true, false, false]);
 }
 
 #[test]

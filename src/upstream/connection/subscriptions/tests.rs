@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
+use crate::clock::AtomicMoment;
 use crate::config::{Config, typed};
 use crate::telemetry::Metrics;
-use crate::upstream::active::ActiveUpstream;
+use crate::upstream::active::{ActiveUpstream, Named};
 use crate::upstream::identity::ChainIdentity;
 use crate::upstream::lanes::Lanes;
 use crate::upstream::link::{Inbound, Outbound};
@@ -37,13 +38,21 @@ pub(crate) fn heard(
     let (wants, wanted) = watch::channel(Wanted::default());
     let (best_effort, passed_on) = mpsc::channel(1024);
     let metrics = Arc::new(Metrics::new().0);
-    let shared = UpstreamShared {
+    let active = ActiveUpstream::new(&config.node, metrics);
+    let heard = Arc::<AtomicMoment>::default();
+    active.arrange(vec![Named {
         id: UpstreamId(0),
         endpoint: endpoint.clone(),
+        heard: heard.clone(),
+    }]);
+    let shared = UpstreamShared {
+        id: UpstreamId(0),
+        endpoint,
         status: Mutex::default(),
-        active: Arc::new(ActiveUpstream::new(vec![endpoint], &config.node, metrics)),
+        heard,
+        active: Arc::new(active),
         settings: config.node,
-        identity: Arc::new(ChainIdentity::new(1, None)),
+        identity: Arc::new(ChainIdentity::new(None)),
         newest: Mutex::default(),
         sightings: mpsc::channel(1).0,
         best_effort,

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{FAILBACK_AFTER, LAG_TOLERANCE, told};
+use super::{LAG_TOLERANCE, four, told};
 use crate::upstream::UpstreamId;
-use crate::upstream::ranking::Ranking;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -16,6 +15,8 @@ enum Event {
     Head(usize, bool, u64),
     /// Begin or end of a cordon.
     Cordon(usize, bool),
+    /// Removal of one, and the others in an order that begins with this one.
+    Arrange(usize, usize),
     Wait(u64),
 }
 
@@ -25,6 +26,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (0..4usize).prop_map(Event::Down),
         9 => (0..4usize, prop::bool::weighted(0.1), 0..3u64).prop_map(|(id, own, ahead)| Event::Head(id, own, ahead)),
         1 => (0..4usize, prop::bool::ANY).prop_map(|(id, begins)| Event::Cordon(id, begins)),
+        1 => (0..5usize, 0..4usize).prop_map(|(without, first)| Event::Arrange(without, first)),
         6 => (50..3_000u64).prop_map(Event::Wait),
     ]
 }
@@ -34,7 +36,7 @@ proptest! {
     /// switches are as rare as their causes. A failback improves the priority, so between two other switches there are at most three.
     #[test]
     fn one_that_stands_is_in_use_and_nothing_flaps(events in prop::collection::vec(any_event(), 1..200)) {
-        let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
+        let mut ranking = four();
         let (mut now, mut causes, mut switches) = (Duration::ZERO, 1, 0);
         let mut heads = [10u64; 4];
         for event in events {
@@ -58,12 +60,17 @@ proptest! {
                     ranking.cordon(UpstreamId(id), begins);
                     causes += 1;
                 }
+                Event::Arrange(without, first) => {
+                    let order = (0..4).map(|at| (first + at) % 4).filter(|id| *id != without);
+                    ranking.arrange(&Vec::from_iter(order.map(UpstreamId)));
+                    causes += 1;
+                }
                 Event::Wait(millis) => now += Duration::from_millis(millis),
             }
             switches += u128::from(ranking.decide(now).is_some());
             let active = ranking.active;
             prop_assert_eq!(active.is_some(), ranking.connected().next().is_some());
-            prop_assert!(active.is_none_or(|id| ranking.members[id.0].is_available()));
+            prop_assert!(active.is_none_or(|id| ranking.members[id].is_available()));
             prop_assert!(ranking.decide(now).is_none(), "one look is enough");
         }
         let slow = now.as_millis() / (LAG_TOLERANCE.as_millis() / 2);
@@ -73,7 +80,7 @@ proptest! {
     /// Checks that an upstream that reports every block first and has the best priority is never left.
     #[test]
     fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
-        let mut ranking = Ranking::new(4, LAG_TOLERANCE, FAILBACK_AFTER);
+        let mut ranking = four();
         let (mut now, mut head) = (Duration::ZERO, 10);
         ranking.announced(UpstreamId(0), told("a10"));
         ranking.up(UpstreamId(0));
