@@ -89,16 +89,19 @@ impl Fleet {
         &self.nodes[0].control
     }
 
-    pub fn urls(&self, plan: &Plan) -> Vec<String> {
-        let url = |node: usize| {
-            let devnet = &self.nodes[node].devnet;
-            if plan.polled == Some(node) {
-                devnet.http_url()
-            } else {
-                devnet.ws_url()
-            }
-        };
-        plan.order.iter().map(|node| url(*node)).collect()
+    /// Returns the node's address as an upstream.
+    pub fn url(&self, plan: &Plan, node: usize) -> String {
+        let devnet = &self.nodes[node].devnet;
+        if plan.polled == Some(node) {
+            devnet.http_url()
+        } else {
+            devnet.ws_url()
+        }
+    }
+
+    /// Returns the addresses of these nodes.
+    pub fn urls(&self, plan: &Plan, nodes: &[usize]) -> Vec<String> {
+        nodes.iter().map(|node| self.url(plan, *node)).collect()
     }
 
     pub fn progress(&self) -> Arc<Progress> {
@@ -172,7 +175,13 @@ impl Fleet {
                 self.nodes[node].view = View::Behind(0);
                 self.follow(true);
             }
-            Act::Join(_) | Act::Break(_) | Act::Hang(..) | Act::Upgrade | Act::Cordon(..) | Act::Uncordon(_) => {}
+            Act::Join(_)
+            | Act::Break(_)
+            | Act::Hang(..)
+            | Act::Upgrade
+            | Act::Cordon(..)
+            | Act::Uncordon(_)
+            | Act::Reload(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use headwater::devnet::Faults;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{RngExt, SeedableRng};
 
 use crate::features::Features;
@@ -99,6 +100,8 @@ pub enum Act {
     Cordon(usize, u64),
     /// Ends the cordon.
     Uncordon(usize),
+    /// Reloads the configuration with these nodes as upstreams, in this order.
+    Reload(Vec<usize>),
     /// Starts a client.
     Join(usize),
     /// Stops the app as for a new version, and starts it again.
@@ -178,6 +181,7 @@ impl Plan {
         plan.draw_clients(&mut rng);
         plan.draw_starts();
         plan.draw_cordons();
+        plan.draw_reloads();
         plan.acts.sort_by_key(|(at, _)| *at);
         if features.hides_logs() {
             // With empty blooms, an answer without logs cannot be detected.
@@ -311,6 +315,21 @@ impl Plan {
             let node = rng.random_range(0..self.nodes);
             self.at(at, Act::Cordon(node, span));
             self.at(at + span, Act::Uncordon(node));
+        }
+    }
+
+    /// Draws lists of upstreams, in a third of the plans with several nodes.
+    fn draw_reloads(&mut self) {
+        let mut rng = StdRng::seed_from_u64(self.seed.rotate_left(40) ^ 0x4e10ad);
+        if self.nodes == 1 || !rng.random_ratio(1, 3) {
+            return;
+        }
+        for _ in 0..rng.random_range(1..8) {
+            let at = rng.random_range(0..LENGTH);
+            let mut list: Vec<usize> = (0..self.nodes).collect();
+            list.shuffle(&mut rng);
+            list.truncate(rng.random_range(1..=self.nodes));
+            self.at(at, Act::Reload(list));
         }
     }
 

@@ -2,11 +2,14 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use headwater::app::{App, Broken};
-use headwater::config::{Config, typed};
+use headwater::config::typed;
+use headwater::reload::{ConfigSource, Follower};
+use headwater::upstream::Endpoint;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -64,7 +67,7 @@ pub fn run(plan: &Plan) -> Outcome {
     outcome
 }
 
-fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> Config {
+fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> typed::Config {
     let mut typed = typed::Config {
         listen: listen.into(),
         admin: "127.0.0.1:0".into(),
@@ -85,34 +88,60 @@ fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> Config {
     // Quotas use the real clock, which hardly advances here.
     typed.limits.requests_per_second = 1_000_000;
     typed.limits.request_burst = 1_000_000;
-    Config::check(&typed).unwrap()
+    typed
 }
 
 /// The app between two restarts.
 struct Life {
     server: SocketAddr,
     admin: SocketAddr,
+    /// File with its settings.
+    file: PathBuf,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
 }
 
 impl Life {
-    async fn begin(plan: &Plan, listen: &str, fleet: &Fleet) -> Self {
-        let app = App::bind(settings(plan, listen, fleet.urls(plan))).await.unwrap();
+    /// Starts the app with these nodes as upstreams.
+    async fn begin(plan: &Plan, listen: &str, fleet: &Fleet, nodes: &[usize], file: &Path) -> Self {
+        write(file, &settings(plan, listen, fleet.urls(plan, nodes)));
+        let source = ConfigSource {
+            file: Some(file.to_owned()),
+            ..ConfigSource::default()
+        };
+        let (typed, config) = source.read().unwrap();
+        let follower = Follower::new(source, typed).unwrap();
+        let app = App::bind(config).await.unwrap().follow(follower);
         let (server, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
         Self {
             server,
             admin,
+            file: file.to_owned(),
             stop,
             running,
         }
     }
 
-    /// Calls a method of the operator's API about the node at this place of the settings; its answer is not awaited.
-    fn operate(&self, method: &str, upstream: usize) {
-        let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"operator_{method}","params":[{upstream}]}}"#);
+    /// Reloads the settings with these nodes as upstreams.
+    fn reload(&self, plan: &Plan, fleet: &Fleet, nodes: &[usize]) {
+        write(
+            &self.file,
+            &settings(plan, &self.server.to_string(), fleet.urls(plan, nodes)),
+        );
+        self.operate("reload", "");
+    }
+
+    /// Calls a method of the operator's API about the node with this address; its answer is not awaited.
+    fn operate_on(&self, method: &str, url: &str) {
+        let address = url.parse::<Endpoint>().unwrap().to_string();
+        self.operate(method, &format!("{address:?}"));
+    }
+
+    /// Calls a method of the operator's API; its answer is not awaited.
+    fn operate(&self, method: &str, params: &str) {
+        let call = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"operator_{method}","params":[{params}]}}"#);
         let head = "POST /api HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
         let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{call}", call.len());
         let admin = self.admin;
@@ -130,12 +159,22 @@ impl Life {
     }
 }
 
+/// Replaces the file in one step.
+fn write(file: &Path, typed: &typed::Config) {
+    let fresh = file.with_extension("new");
+    std::fs::write(&fresh, toml::to_string(typed).unwrap()).unwrap();
+    std::fs::rename(fresh, file).unwrap();
+}
+
 async fn simulate(plan: &Plan) -> Outcome {
     let _still = Still::hold();
     let mut fleet = Fleet::start(plan).await;
     let progress = fleet.progress();
     let contracts = fleet.leader().with_chain(|chain| chain.tokens().to_vec());
-    let mut life = Life::begin(plan, "127.0.0.1:0", &fleet).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("headwater.toml");
+    let mut listed = plan.order.clone();
+    let mut life = Life::begin(plan, "127.0.0.1:0", &fleet, &listed, &file).await;
     let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
     let mut outcome = Outcome::default();
 
@@ -143,14 +182,13 @@ async fn simulate(plan: &Plan) -> Outcome {
         .map(|at| Trailing::start(plan.seed, at, life.server, plan.history as u64, progress.clone()))
         .collect();
 
-    let place = |node: usize| plan.order.iter().position(|own| *own == node).unwrap();
     let mut now = 0;
     let mut acts = plan.acts.iter().peekable();
     while acts.peek().is_some() || progress.down.load(Ordering::Relaxed) {
         step().await;
         now += STEP.as_millis() as u64;
         if progress.down.load(Ordering::Relaxed) && life.running.is_finished() {
-            life = Life::begin(plan, &life.server.to_string(), &fleet).await;
+            life = Life::begin(plan, &life.server.to_string(), &fleet, &listed, &file).await;
             progress.down.store(false, Ordering::Relaxed);
         }
         while let Some((_, act)) = acts.next_if(|(at, _)| *at <= now) {
@@ -160,6 +198,10 @@ async fn simulate(plan: &Plan) -> Outcome {
                 }
             };
             match *act {
+                Act::Reload(ref nodes) => {
+                    listed.clone_from(nodes);
+                    life.reload(plan, &fleet, nodes);
+                }
                 Act::Join(client) => {
                     clients[client] = Some(Client::start(client, life.server, &contracts, progress.clone(), plan));
                 }
@@ -169,14 +211,15 @@ async fn simulate(plan: &Plan) -> Outcome {
                     progress.down.store(true, Ordering::Relaxed);
                     life.stop.cancel();
                 }
-                Act::Cordon(node, _) => life.operate("cordon", place(node)),
-                Act::Uncordon(node) => life.operate("uncordon", place(node)),
+                Act::Cordon(node, _) => life.operate_on("cordon", &fleet.url(plan, node)),
+                Act::Uncordon(node) => life.operate_on("uncordon", &fleet.url(plan, node)),
                 _ => fleet.act(act),
             }
         }
     }
+    life.reload(plan, &fleet, &plan.order);
     for node in 0..plan.nodes {
-        life.operate("uncordon", place(node));
+        life.operate_on("uncordon", &fleet.url(plan, node));
     }
     let clients: Vec<Client> = clients.into_iter().flatten().collect();
     recover(&mut fleet, &clients, &trailing, &mut outcome).await;
