@@ -23,7 +23,7 @@ use crate::chain::{Archive, ContentFetches, History, Ingest, PublishedWriter, So
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::devnet::Devnet;
-use crate::door::Door;
+use crate::door::{Door, unix_now};
 use crate::extension::{self, Extension};
 use crate::module;
 use crate::operator::{self, OperatorServer as _, OperatorService, UsageFileError, UsageLog};
@@ -31,8 +31,8 @@ use crate::otlp::Exporter;
 use crate::reload::Follower;
 use crate::rpc::{self, Rpc};
 use crate::server::Server;
-use crate::session::Services;
-use crate::subscription::{self, Replays, dispatch};
+use crate::session::{PositionsFileError, Services, take_positions, write_positions};
+use crate::subscription::{self, Replays, SavedSessions, dispatch};
 use crate::telemetry::{AccessLog, AccessLogError, Metrics, Tracer};
 use crate::tls::Certificate;
 use crate::upstream::{self, Endpoint, Pool};
@@ -62,6 +62,9 @@ pub enum StartError {
     /// The file of usage cannot be used.
     #[error(transparent)]
     Usage(#[from] UsageFileError),
+    /// The file of positions cannot be used.
+    #[error(transparent)]
+    Positions(#[from] PositionsFileError),
 }
 
 /// The unexpected end of a task, by its name.
@@ -78,7 +81,7 @@ const GOSSIP: usize = 4096;
 /// Length of the accept queue; the kernel's own bound (`net.core.somaxconn`) is usually 4096.
 const BACKLOG: i32 = 4096;
 
-/// Interval between sweeps of the account table.
+/// Interval between sweeps of the tables of accounts and sessions.
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// The whole proxy, bound but not yet running.
@@ -91,6 +94,7 @@ pub struct App {
     metrics: Metrics,
     metrics_registry: Registry,
     exporter: Option<Exporter>,
+    positions: Option<SavedSessions>,
     follower: Option<Follower>,
     methods: Methods,
     running: watch::Sender<Option<Arc<Services>>>,
@@ -127,6 +131,7 @@ impl App {
             metrics.recorder.tracer = Some(Arc::new(tracer));
             exporter = Some(Exporter::new(settings, spans, metrics.spans_dropped.clone())?);
         }
+        let positions = config.positions_file.as_deref().map(take_positions).transpose()?.flatten();
         let mut devnet = None;
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;
@@ -144,6 +149,7 @@ impl App {
             metrics,
             metrics_registry,
             exporter,
+            positions,
             follower: None,
             methods: Methods::new(),
             running: watch::Sender::new(None),
@@ -218,6 +224,7 @@ impl App {
             metrics,
             metrics_registry,
             exporter,
+            positions,
             follower,
             methods,
             running,
@@ -252,14 +259,19 @@ impl App {
         let history = History::new(config.history.blocks).within(config.history.max_bytes);
         let writer = PublishedWriter::new(history, metrics.clone());
         let published = writer.reader();
-        let registry = Arc::new(subscription::Registry::new(
+        let registry = subscription::Registry::new(
             writer,
             config.max_passthrough,
             config.server.compression,
             wanted,
             clock,
             metrics.clone(),
-        ));
+        );
+        let registry = Arc::new(registry.with_sessions(config.positions));
+        if let Some(positions) = positions {
+            let restored = registry.restore_sessions(positions, unix_now());
+            info!(subscriptions = restored, "positions of sessions restored");
+        }
         let archive = Archive::new(source.clone());
         let replays = Replays::new(registry.clone(), archive, config.replay, metrics.clone());
 
@@ -346,7 +358,7 @@ impl App {
             async move { relieved.enforce_total_backlog().await },
         ));
         let swept = services.clone();
-        critical.spawn(named("account sweep", async move { sweep(&swept.door).await }));
+        critical.spawn(named("account sweep", async move { sweep(&swept).await }));
         if let Some(follower) = follower {
             critical.spawn(named(
                 "reload",
@@ -395,6 +407,12 @@ impl App {
         {
             warn!("lines of the access log are lost: its destination takes none");
         }
+        if let Some(path) = &config.positions_file {
+            let saved = services.registry.save_sessions(unix_now());
+            if let Err(why) = write_positions(path, &saved) {
+                warn!("{why}; clients with sessions are closed once, and served live");
+            }
+        }
         broken.map_or(Ok(()), Err)
     }
 }
@@ -434,10 +452,11 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
     name
 }
 
-async fn sweep(door: &Door) {
+async fn sweep(services: &Services) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        door.forget_idle();
+        services.door.forget_idle();
+        services.registry.expire_sessions();
     }
 }
 

@@ -155,6 +155,12 @@ pub struct Metrics {
     pub access_log_dropped: Family<ReasonLabel, Counter>,
     /// Spans that were not exported, by reason.
     pub spans_dropped: Family<ReasonLabel, Counter>,
+    /// Sessions in memory, those without a connection included.
+    pub sessions: Gauge,
+    /// Subscriptions whose positions are kept.
+    pub session_positions: Gauge,
+    /// Positions of returning sessions, by outcome.
+    pub session_claims: Family<OutcomeLabel, Counter>,
     /// Notable events, for the operator's API.
     pub journal: Journal,
     /// Records of single requests, as far as they are on.
@@ -221,6 +227,9 @@ impl Metrics {
             resumed: Family::default(),
             access_log_dropped: Family::default(),
             spans_dropped: Family::default(),
+            sessions: Gauge::default(),
+            session_positions: Gauge::default(),
+            session_claims: Family::default(),
             journal: Journal::default(),
             recorder: Recorder::default(),
             upstream_labels: Mutex::default(),
@@ -293,6 +302,21 @@ impl Metrics {
             "resumed",
             "Subscriptions with after or fromBlock: resumed from memory or node (older than memory), or refused: too_old, unknown, pruned",
             metrics.resumed.clone(),
+        );
+        r.register(
+            "sessions",
+            "Sessions in memory, those without a connection included",
+            metrics.sessions.clone(),
+        );
+        r.register(
+            "session_positions",
+            "Subscriptions of sessions whose positions are kept",
+            metrics.session_positions.clone(),
+        );
+        r.register(
+            "session_claims",
+            "Positions of returning sessions: resumed, or lost (the client was closed with 1012)",
+            metrics.session_claims.clone(),
         );
         r.register(
             "queue_bytes",

@@ -68,7 +68,7 @@ fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
                     Err(why) => broken(why.expect_err("nothing is refused")),
                 },
                 Ok(Some(ClientFrame::Ping(payload))) => Told::Ping(payload.to_vec()),
-                Ok(Some(ClientFrame::Pong)) => Told::Pong,
+                Ok(Some(ClientFrame::Pong(_))) => Told::Pong,
                 Ok(Some(ClientFrame::Close(code))) => Told::Close(code),
                 Err(reason) => broken(reason),
             };

@@ -111,6 +111,9 @@ impl Admin {
         let metrics = &self.services.metrics;
         metrics.queue_bytes.set(self.services.clients.queued_bytes() as i64);
         metrics.accounts.set(self.services.door.accounts().len() as i64);
+        let sessions = self.services.registry.session_totals();
+        metrics.sessions.set(sessions.sessions as i64);
+        metrics.session_positions.set(sessions.positions as i64);
         metrics.head_age.set(
             self.published
                 .last_adopted()
@@ -136,6 +139,7 @@ impl Admin {
             ("upstream_ours", ours),
             ("history", self.published.with_history(History::bytes)),
             ("replays", self.services.replays.budget().used()),
+            ("sessions", sessions.bytes),
         ] {
             let gauge = metrics.memory_bytes.get_or_create_owned(&BudgetLabel { budget });
             gauge.set(bytes as i64);

@@ -1,11 +1,14 @@
 //! Position in the chain from which a stream of events continues: the next event, however the chain changed meanwhile.
 //! No I/O, no clock.
 
+mod delivered;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use alloy_primitives::B256;
 
+pub use self::delivered::{Delivered, Reached};
 use super::history::{History, PublishedBlock};
 use super::{BlockLogs, BlockRef, Header, Located, Page};
 
@@ -18,6 +21,17 @@ pub struct Cursor {
     /// Delivered blocks above `at`, oldest first: a stream of heads sends no removals, so if the chain adopts these
     /// blocks again there is nothing to send.
     again: VecDeque<BlockRef>,
+    /// Blocks up to `at` that are sent once more; few streams have any.
+    resend: Option<Box<Resend>>,
+}
+
+/// Repetition of delivered blocks, up to the one behind which the stream is.
+#[derive(Clone, Debug)]
+struct Resend {
+    /// Lowest number of the next block.
+    next: u64,
+    /// Block that was repeated last.
+    last: Option<BlockRef>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +66,7 @@ pub struct Retraction {
 }
 
 /// Position within the removal of a branch, see [`Cursor::within`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Removal {
     /// Block behind which the stream goes on: the parent of the first block that was taken back.
     pub ancestor: BlockRef,
@@ -119,6 +133,7 @@ impl Cursor {
             first: 0,
             at: At::Behind(block, up_to),
             again: VecDeque::new(),
+            resend: None,
         }
     }
 
@@ -154,6 +169,7 @@ impl Cursor {
             first: 0,
             at: At::Undoing(undo, left),
             again: VecDeque::new(),
+            resend: None,
         })
     }
 
@@ -197,6 +213,7 @@ impl Cursor {
             first: number,
             at: At::Before(number),
             again: VecDeque::new(),
+            resend: None,
         }
     }
 
@@ -238,7 +255,10 @@ impl Cursor {
     pub fn first_ahead(&self) -> u64 {
         match &self.at {
             At::Before(number) => *number,
-            At::Behind(block, _) => block.number.saturating_add(1),
+            At::Behind(block, _) => match self.resending(*block) {
+                Some(resend) => resend.next,
+                None => block.number.saturating_add(1),
+            },
             At::Undoing(_, left) => left.ancestor.number.saturating_add(1),
         }
     }
@@ -247,6 +267,11 @@ impl Cursor {
     #[must_use]
     pub fn is_at_a_start(&self) -> bool {
         matches!(self.at, At::Before(_) | At::Behind(_, None))
+    }
+
+    /// Returns the repetition that is under way up to this block.
+    fn resending(&self, block: BlockRef) -> Option<&Resend> {
+        self.resend.as_deref().filter(|resend| resend.next <= block.number)
     }
 
     /// Returns the index of the last delivered log of `asked`; `None` if all were, or if the stream is not behind that
@@ -318,6 +343,10 @@ impl Cursor {
                         Some(tip) if tip.header.block.number < block.number => return Next::Lost(block),
                         Some(_) => {}
                     }
+                    let resend = self.resend.as_deref().map(|resend| resend.next);
+                    if let Some(number) = resend.filter(|number| *number <= block.number) {
+                        return resent(number, block, history, page, needs);
+                    }
                     let next = match up_to.filter(|_| logs) {
                         Some(up_to) => rest_of(block, up_to, history, page, needs),
                         None => behind(block, history, page, needs),
@@ -342,6 +371,13 @@ impl Cursor {
         match (next, &mut self.at) {
             (Next::Retraction(told), At::Undoing(undo, _)) => undo.retain(|own| own.logs.block != told.logs.block),
             (Next::Rest(logs, _), _) => self.at = At::Behind(logs.block, None),
+            (Next::Block(own), At::Behind(block, None))
+                if own.number() <= block.number && self.resend.as_ref().is_some_and(|own| own.next <= block.number) =>
+            {
+                self.first = self.first.min(own.number());
+                let (next, last) = (own.number().saturating_add(1), Some(own.header.block));
+                self.resend = (next <= block.number).then(|| Box::new(Resend { next, last }));
+            }
             (Next::Block(own), _) => {
                 // After a reorg below the start, the blocks of the new branch come from there on.
                 self.first = self.first.min(own.number());
@@ -421,6 +457,15 @@ fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next
         Next::Awaited(number) if history.at(number).is_none_or(|own| !own.header.follows(block)) => Next::Lost(block),
         // The tip has to be this very block, or the child of this block whose logs are being fetched.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
+        other => other,
+    }
+}
+
+/// Returns the next step of a stream behind `block` that repeats the blocks from this number on.
+fn resent(number: u64, block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
+    match from_number(number, history, page, needs) {
+        // The page shows another branch.
+        Next::Block(own) if own.number() >= block.number && own.header.block != block => Next::Lost(block),
         other => other,
     }
 }

@@ -246,6 +246,12 @@ impl History {
         ))
     }
 
+    /// Returns the newest canonical block that meets a condition.
+    #[must_use]
+    pub fn newest_where(&self, is_it: impl Fn(&PublishedBlock) -> bool) -> Option<&PublishedBlock> {
+        self.canonical.iter().rev().find(|own| is_it(own))
+    }
+
     /// Checks if this block is in memory, and is not canonical.
     #[must_use]
     pub fn is_dropped(&self, block: BlockRef) -> bool {

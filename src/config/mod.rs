@@ -26,7 +26,7 @@ use crate::otlp::OtlpSettings;
 use crate::rpc::RpcSettings;
 use crate::server::ServerSettings;
 use crate::session::{KeepaliveSettings, SessionSettings};
-use crate::subscription::ReplaySettings;
+use crate::subscription::{ReplaySettings, SessionLimits};
 use crate::telemetry::trace::Sampling;
 use crate::telemetry::{AccessLogSettings, Destination, LogFormat};
 use crate::tls::{self, TlsFiles};
@@ -72,6 +72,10 @@ pub struct Config {
     pub door: Arc<Policy>,
     /// Settings of the listener.
     pub server: ServerSettings,
+    /// Bounds of the positions of sessions.
+    pub positions: SessionLimits,
+    /// File for the positions of sessions over a restart.
+    pub positions_file: Option<PathBuf>,
     /// Settings of each session.
     pub session: SessionSettings,
     /// Maximum number of different subscriptions passed through to the node.
@@ -234,6 +238,13 @@ impl Config {
                 tls: certificate,
             },
             max_passthrough: typed.subscriptions.max_passthrough,
+            positions: SessionLimits {
+                keep: positive("sessions.keep", typed.sessions.keep)?,
+                overlap: typed.sessions.overlap,
+                max: at_least("sessions.max", typed.sessions.max, 1)?,
+                max_bytes: bytes("memory.sessions", typed.memory.sessions, 64 << 10)?,
+            },
+            positions_file: file(&typed.sessions.file),
             session: SessionSettings {
                 silence_timeout: typed.keepalive.silence_timeout,
                 writer: WriterLimits {

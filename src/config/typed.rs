@@ -35,6 +35,7 @@ pub struct Config {
     pub cache: Cache,
     pub history: History,
     pub subscriptions: Subscriptions,
+    pub sessions: Sessions,
     pub limits: Limits,
     pub plans: BTreeMap<String, Plan>,
     pub auth: Auth,
@@ -66,6 +67,7 @@ impl Default for Config {
             cache: Cache::default(),
             history: History::default(),
             subscriptions: Subscriptions::default(),
+            sessions: Sessions::default(),
             limits: Limits::default(),
             plans: BTreeMap::new(),
             auth: Auth::default(),
@@ -210,6 +212,14 @@ section!(Subscriptions, "Meaning of subscriptions." {
     max_passthrough: usize = 16,
 });
 
+section!(Sessions, "Positions of clients that return." {
+    #[serde(with = "humantime_serde")]
+    keep: Duration = Duration::from_secs(600),
+    overlap: u64 = 1,
+    max: usize = 40_000,
+    file: String = String::new(),
+});
+
 /// Meaning of a filter's `fromBlock` in `eth_subscribe("logs", …)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -313,6 +323,7 @@ section!(Memory, "Memory for clients and nodes." {
     replays: ByteSize = ByteSize::mib(64),
     parents: ByteSize = ByteSize::mib(64),
     history: ByteSize = ByteSize::mib(128),
+    sessions: ByteSize = ByteSize::mib(64),
 });
 
 section!(Keepalive, "Signs of life from clients." {

@@ -34,6 +34,12 @@ pub enum CloseReason {
     ContinuityLost,
     /// Reorg that dropped blocks which a stream of this level of finality had delivered, or stood behind.
     FinalityBroken,
+    /// Position of a session that is not known any more, or cannot be served any more.
+    PositionLost,
+    /// Another connection with the token of the same session.
+    Replaced,
+    /// Session without room among those of its account, or of all.
+    NoSession,
     /// Failover to a node that refuses a subscription which the previous node served.
     NotServed,
     /// Events that waited too long for the client's egress budget.
@@ -72,10 +78,18 @@ impl CloseReason {
             | Self::Unfinished => Some(1008),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
-            Self::ContinuityLost | Self::FinalityBroken | Self::NotServed | Self::Drain => Some(1012),
-            Self::SlowConsumer | Self::LongestQueue | Self::WriteDeadline | Self::NoRoom | Self::Displaced => {
-                Some(1013)
-            }
+            Self::ContinuityLost
+            | Self::FinalityBroken
+            | Self::PositionLost
+            | Self::Replaced
+            | Self::NotServed
+            | Self::Drain => Some(1012),
+            Self::SlowConsumer
+            | Self::LongestQueue
+            | Self::WriteDeadline
+            | Self::NoRoom
+            | Self::NoSession
+            | Self::Displaced => Some(1013),
         }
     }
 
@@ -96,6 +110,9 @@ impl CloseReason {
             Self::Silent => "no frame received, not even a pong",
             Self::ContinuityLost => "events were lost upstream and cannot be repaired: resubscribe",
             Self::FinalityBroken => "a reorg dropped blocks that were delivered as final: undo them and resubscribe",
+            Self::PositionLost => "the position of this session is lost, events may be missing: read the chain again",
+            Self::Replaced => "another connection uses the token of this session",
+            Self::NoSession => "too many sessions: connect without a token, or try again later",
             Self::NotServed => "the active node does not serve one of your subscriptions: resubscribe",
             Self::OverBudget => "egress limit exceeded (bytes per second): subscribe to less",
             Self::Displaced => "idle connection closed to make room for others: reconnect when needed",
@@ -126,6 +143,9 @@ impl CloseReason {
             Self::Silent => "silent",
             Self::ContinuityLost => "continuity_lost",
             Self::FinalityBroken => "finality_broken",
+            Self::PositionLost => "position_lost",
+            Self::Replaced => "replaced",
+            Self::NoSession => "no_session",
             Self::NotServed => "not_served",
             Self::OverBudget => "over_budget",
             Self::Displaced => "displaced",
@@ -152,6 +172,12 @@ impl CloseReason {
                 | Self::Unfinished
                 | Self::NoRoom
         )
+    }
+
+    /// Checks if the client is told that it has missed events: then it does not go on from where it was.
+    #[must_use]
+    pub fn loses_events(self) -> bool {
+        matches!(self, Self::ContinuityLost | Self::FinalityBroken)
     }
 
     /// Checks if the queue is still written before the close frame.

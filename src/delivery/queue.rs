@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Allowance, Batch, Recipient, SubscriptionId};
+use super::{Allowance, Batch, Recipient, SubscriptionId, frame};
 use crate::clock::Moment;
 
 /// Kind of an event; decides if it may be shed, and names the metric.
@@ -126,9 +126,34 @@ struct QueuedAnswer {
 
 #[derive(Debug)]
 struct Delivery {
-    to: Arc<Recipient>,
-    batch: Arc<Batch>,
+    item: Item,
     queued_at: Moment,
+}
+
+/// Entry of the lane of events.
+#[derive(Debug)]
+enum Item {
+    /// Events for one subscription.
+    Events(Arc<Recipient>, Arc<Batch>),
+    /// Ping with this payload, which marks a position behind the events before it.
+    Mark(u64),
+}
+
+/// Bytes of a mark on the wire: a ping with eight bytes.
+const MARK_LEN: usize = 10;
+
+impl Item {
+    fn len(&self) -> usize {
+        match self {
+            Self::Events(_, batch) => batch.wire_len,
+            Self::Mark(_) => MARK_LEN,
+        }
+    }
+
+    /// Checks if this is a batch of pending transactions.
+    fn is_pending(&self) -> bool {
+        matches!(self, Self::Events(_, batch) if batch.kind == Kind::Pending)
+    }
 }
 
 /// Queue of one client.
@@ -212,16 +237,29 @@ impl Queue {
             self.events.reserve_exact(1);
         }
         self.events.push_back(Delivery {
-            to,
-            batch,
+            item: Item::Events(to, batch),
             queued_at: now,
         });
         Push::Queued { shed }
     }
 
+    /// Queues a mark behind all events; returns `false` without room for it, which ends nothing.
+    #[must_use]
+    pub fn push_mark(&mut self, payload: u64, now: Moment, max_bytes: usize) -> bool {
+        if self.bytes + MARK_LEN > max_bytes {
+            return false;
+        }
+        self.bytes += MARK_LEN;
+        self.events.push_back(Delivery {
+            item: Item::Mark(payload),
+            queued_at: now,
+        });
+        true
+    }
+
     /// Drops the events of a subscription that has ended, so that none follows the answer to `eth_unsubscribe`.
     pub fn forget(&mut self, id: SubscriptionId) {
-        self.retain(|delivery| delivery.to.id() != id);
+        self.retain(|item| !matches!(item, Item::Events(to, _) if to.id() == id));
     }
 
     /// Moves chunks that may be written now to `out`: all control frames, about `budget` bytes of answers and as many
@@ -258,7 +296,10 @@ impl Queue {
         while gathered.bytes < stop
             && let Some(first) = self.events.front()
         {
-            let release_at = first.to.release_at();
+            let release_at = match &first.item {
+                Item::Events(to, _) => to.release_at(),
+                Item::Mark(_) => Some(now),
+            };
             if release_at.is_none_or(|at| at > now) {
                 // `None` until the answer is written; the task that writes the answer gathers again.
                 gathered.held_until = release_at;
@@ -268,8 +309,14 @@ impl Queue {
                 return gathered;
             }
             if let Some(delivery) = self.events.pop_front() {
-                gathered.bytes += delivery.batch.wire_len;
-                out.push_back(Chunk::Events(delivery.to, delivery.batch));
+                gathered.bytes += delivery.item.len();
+                out.push_back(match delivery.item {
+                    Item::Events(to, batch) => Chunk::Events(to, batch),
+                    Item::Mark(payload) => {
+                        let ping = frame::control(frame::Opcode::Ping, &payload.to_be_bytes());
+                        Chunk::Bytes(vec![ping], Vec::new())
+                    }
+                });
             }
         }
         gathered.event_bytes = gathered.bytes - before;
@@ -283,19 +330,21 @@ impl Queue {
     }
 
     fn shed_pending(&mut self) -> usize {
-        let is_pending = |delivery: &&Delivery| delivery.batch.kind == Kind::Pending;
-        let pending = self.events.iter().filter(is_pending);
-        let shed = pending.map(|delivery| delivery.batch.events.len()).sum();
-        self.retain(|delivery| delivery.batch.kind != Kind::Pending);
+        let pending = self.events.iter().filter_map(|delivery| match &delivery.item {
+            Item::Events(_, batch) if batch.kind == Kind::Pending => Some(batch.events.len()),
+            _ => None,
+        });
+        let shed = pending.sum();
+        self.retain(|item| !item.is_pending());
         shed
     }
 
-    fn retain(&mut self, keep: impl Fn(&Delivery) -> bool) {
+    fn retain(&mut self, keep: impl Fn(&Item) -> bool) {
         let bytes = &mut self.bytes;
         self.events.retain(|delivery| {
-            let keeps = keep(delivery);
+            let keeps = keep(&delivery.item);
             if !keeps {
-                *bytes -= delivery.batch.wire_len;
+                *bytes -= delivery.item.len();
             }
             keeps
         });

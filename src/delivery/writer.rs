@@ -256,6 +256,18 @@ impl ClientWriter {
         }
     }
 
+    /// Queues a ping with this payload behind all events; it marks a position. Returns `true` if the caller has to call
+    /// [`Self::flush`]. Without room nothing is queued: the next mark serves as well.
+    #[must_use]
+    pub fn push_mark(&self, payload: u64, now: Moment) -> bool {
+        let mut state = self.state.lock();
+        let max_bytes = self.shared.limits.max_bytes;
+        if state.phase != Phase::Open || !state.queue.push_mark(payload, now, max_bytes) {
+            return false;
+        }
+        self.after_push(&mut state, Push::Queued { shed: 0 })
+    }
+
     /// Drops the queued events of a subscription that has ended.
     pub fn forget(&self, id: SubscriptionId) {
         let mut state = self.state.lock();

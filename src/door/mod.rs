@@ -66,6 +66,8 @@ use crate::delivery::CloseReason;
 pub enum Refusal {
     /// Handshake that is not RFC 6455, version 13.
     Malformed,
+    /// Token of a session that has another form than it must have.
+    Session,
     /// No key or token where one is required, or one that is not valid, or not any more.
     Unauthorized,
     /// Origin of a page that is not on the list.
@@ -99,6 +101,7 @@ impl Refusal {
     pub fn label(self) -> &'static str {
         match self {
             Self::Malformed => "handshake",
+            Self::Session => "session",
             Self::Unauthorized => "unauthorized",
             Self::Origin => "origin",
             Self::Host => "host",

@@ -87,7 +87,7 @@ impl Session {
             Socket::from(theirs),
             Bytes::new(),
             pass,
-            Compression::None,
+            (Compression::None, None),
             services.clone(),
             // The program's own server knows its requests.
             None,

@@ -10,6 +10,7 @@ use http::{HeaderName, Method, Request, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::door::Refusal;
+use crate::session::SessionToken;
 
 /// Checks if the client requests an upgrade (PROTOCOL H1: in any case, anywhere in a list).
 #[must_use]
@@ -41,6 +42,20 @@ pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
             Ok(derive_accept_key(key.as_bytes()))
         }
         _ => Err(Refusal::Malformed),
+    }
+}
+
+/// Returns the token of the session that the client names in its URL (`?session=TOKEN`); `None` without one.
+///
+/// # Errors
+/// [`Refusal::Session`] if the token has another form, or there are several.
+pub(super) fn session<B>(request: &Request<B>) -> Result<Option<SessionToken>, Refusal> {
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    let mut named = url::form_urlencoded::parse(query).filter(|(name, _)| name == "session");
+    match (named.next(), named.next()) {
+        (None, _) => Ok(None),
+        (Some((_, token)), None) => SessionToken::parse(&token).map(Some).ok_or(Refusal::Session),
+        (Some(_), Some(_)) => Err(Refusal::Session),
     }
 }
 
@@ -105,6 +120,24 @@ mod tests {
         assert!(!is_upgrade(&set("connection", "close")));
         assert_eq!(check(&set("sec-websocket-version", "8")), Err(Refusal::Malformed));
         assert_eq!(check(&set("sec-websocket-key", "short")), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn a_session_is_named_once_and_well() {
+        let named = |target: &str| {
+            let request = Request::builder().uri(target).body(()).unwrap();
+            session(&request).map(|token| token.map(|token| token.as_str().to_owned()))
+        };
+        for target in ["/", "/?key=x", "/v1/KEY?other=1-aaaaaaaaaaaaaaaa", "/?sessions=1"] {
+            assert_eq!(named(target), Ok(None), "{target}");
+        }
+        let token = "1764504000-abcde";
+        for target in [format!("/?session={token}"), format!("/v1/KEY?key=x&session={token}&y")] {
+            assert_eq!(named(&target), Ok(Some(token.to_owned())), "{target}");
+        }
+        for target in ["/?session", "/?session=", "/?session=x", "/?session=1764504000-abcde&session=1764504000-abcde"] {
+            assert_eq!(named(target), Err(Refusal::Session), "{target}");
+        }
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub(super) fn plain(status: StatusCode, body: &'static str) -> Response<Body> {
 pub(super) fn refusal(why: Refusal) -> Response<Body> {
     let (status, body) = match why {
         Refusal::Malformed | Refusal::Tls | Refusal::NotProxied => (StatusCode::BAD_REQUEST, "Bad Request\n"),
+        Refusal::Session => (
+            StatusCode::BAD_REQUEST,
+            "session must be <unix seconds>-<random>, 16 to 128 characters of A-Z a-z 0-9 _ -\n",
+        ),
         Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "a valid API key or token is needed\n"),
         Refusal::Origin | Refusal::Address => (StatusCode::FORBIDDEN, "Forbidden\n"),
         Refusal::Host => (StatusCode::FORBIDDEN, "invalid host specified\n"),
@@ -54,7 +58,12 @@ pub(super) fn refusal(why: Refusal) -> Response<Body> {
         Refusal::Handshakes(after) | Refusal::Requests(after) => retry_after(headers, after),
         // A replacement process may be listening already.
         Refusal::Draining => retry_after(headers, Duration::from_secs(1)),
-        Refusal::Origin | Refusal::Host | Refusal::Address | Refusal::Tls | Refusal::NotProxied => {}
+        Refusal::Origin
+        | Refusal::Host
+        | Refusal::Address
+        | Refusal::Session
+        | Refusal::Tls
+        | Refusal::NotProxied => {}
     }
     response
 }

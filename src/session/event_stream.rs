@@ -107,6 +107,7 @@ impl Session {
             writer: &self.writer,
             subscriptions: &mut self.subscriptions,
             streams: &mut self.streams,
+            has_session: false,
             acquired: std::mem::take(&mut opening.acquired),
         };
         let request = Request {

@@ -10,6 +10,7 @@ mod discovery;
 mod event_stream;
 mod intake;
 mod own;
+mod positions_file;
 mod reader;
 mod requests;
 mod services;
@@ -32,15 +33,17 @@ pub use discovery::Offered;
 pub use event_stream::{Respond, StreamRefusal, serve_events};
 pub(crate) use intake::{PlannedMessage, PlannedReply, RequestRefusal, Transport, caller};
 pub(crate) use own::{OwnCaller, call as call_own, module as own_methods};
+pub use positions_file::{PositionsFileError, take_positions, write_positions};
 pub use reader::{ClientFrame, DeflatedMessage, Form, MAX_FRAGMENTS, MessageReader};
 pub use services::{Services, SessionSettings};
 
 use crate::delivery::{ClientWriter, CloseReason, Compression, Ended, Framing, Phase, Socket, frame};
-use crate::door::{Pass, Refusals, Reserved};
+use crate::door::{Pass, Refusals, Reserved, unix_now};
 use crate::extension::Streams;
 use crate::panics;
 use crate::shares::Charge;
-use crate::subscription::Subscription;
+pub use crate::subscription::SessionToken;
+use crate::subscription::{SessionKey, Subscription};
 use crate::telemetry::{Event, ReasonLabel, RequestRecord};
 
 /// Reads in a row before other tasks get their turn.
@@ -73,6 +76,8 @@ struct Session {
     control_frames: ControlFrames,
     /// `true` if further input is ignored, after a violation of the framing.
     input_closed: bool,
+    /// `true` if the client gave the token of a session, whose positions are kept.
+    has_session: bool,
     subscriptions: Vec<(Subscription, Reserved)>,
     /// Subscriptions to the embedding program; `None` until the first call of one of its methods.
     streams: Option<Box<Streams>>,
@@ -83,14 +88,14 @@ struct Session {
 }
 
 /// Serves a client until it is disconnected. `early` are the bytes that arrived after the handshake, in which
-/// `compression` was agreed, and `record` is its record.
+/// `compression` was agreed and `token` names the session, and `record` is its record.
 ///
 /// Not an `async fn`, whose future would keep space for the arguments while the client is idle.
 pub fn serve(
     socket: Socket,
     early: Bytes,
     pass: Pass,
-    compression: Compression,
+    (compression, token): (Compression, Option<SessionToken>),
     services: Arc<Services>,
     record: Option<Arc<RequestRecord>>,
 ) -> impl Future<Output = ()> + Send {
@@ -100,6 +105,9 @@ pub fn serve(
         record.opened();
     }
     session.record = record;
+    if let Some(token) = token {
+        session.open(token);
+    }
     async move {
         let lived = panics::caught("session", &services.metrics, session.live()).await;
         let over = match lived {
@@ -117,6 +125,10 @@ pub fn serve(
 /// Removes all traces of the session, whatever ended it, a panic included.
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.has_session {
+            let keeps = !matches!(self.writer.phase(), Phase::Closing(reason) | Phase::Flushing(reason) if reason.loses_events());
+            self.services.registry.close_session(self.writer.id(), keeps);
+        }
         let own = self.subscriptions.iter().map(|(subscription, _)| subscription);
         self.services.registry.unsubscribe_all(own);
         self.subscriptions.clear();
@@ -170,11 +182,20 @@ impl Session {
             reader,
             control_frames: ControlFrames::default(),
             input_closed: false,
+            has_session: false,
             subscriptions: Vec::new(),
             streams: None,
             unfinished: None,
             record: None,
         }
+    }
+
+    /// Opens the session that the client named.
+    fn open(&mut self, token: SessionToken) {
+        self.has_session = true;
+        let account = self.pass.account().label().into();
+        let key = SessionKey { account, token };
+        self.services.registry.open_session(key, &self.writer, unix_now());
     }
 
     async fn live(&mut self) -> Ended {
@@ -302,7 +323,11 @@ impl Session {
                         self.writer.control(frame::control(frame::Opcode::Pong, &payload));
                     }
                 }
-                ClientFrame::Pong => drop(self.counts_control_frame()),
+                ClientFrame::Pong(payload) => {
+                    if !self.confirms(&payload) {
+                        self.counts_control_frame();
+                    }
+                }
                 ClientFrame::Message(_, message) if phase == Phase::Open => self.message(&message),
                 ClientFrame::DeflatedMessage(message) if phase == Phase::Open => self.deflated(&message),
                 ClientFrame::Message(..) | ClientFrame::DeflatedMessage(_) => {}
@@ -343,6 +368,13 @@ impl Session {
             self.reader.forget();
             self.unfinished = None;
         }
+    }
+
+    /// Checks if a pong confirms a position; such pongs are as many as our pings.
+    fn confirms(&self, payload: &[u8]) -> bool {
+        self.has_session
+            && <[u8; 8]>::try_from(payload)
+                .is_ok_and(|payload| self.services.registry.confirm(self.writer.id(), u64::from_be_bytes(payload)))
     }
 
     /// Counts a ping or pong; closes the connection and returns `false` if there were too many.

@@ -36,8 +36,8 @@ pub enum ClientFrame {
     DeflatedMessage(DeflatedMessage),
     /// Ping; the pong must carry the same payload.
     Ping(Bytes),
-    /// Pong: a sign of life.
-    Pong,
+    /// Pong: a sign of life, and with the payload of a mark the confirmation of a position.
+    Pong(Bytes),
     /// Close frame, with its code, if any.
     Close(Option<u16>),
 }
@@ -237,7 +237,7 @@ impl MessageReader {
     fn frame(&mut self, opcode: OpCode, fin: bool, payload: Bytes) -> Result<Option<ClientFrame>, CloseReason> {
         match opcode {
             OpCode::Ping => Ok(Some(ClientFrame::Ping(payload))),
-            OpCode::Pong => Ok(Some(ClientFrame::Pong)),
+            OpCode::Pong => Ok(Some(ClientFrame::Pong(payload))),
             OpCode::Close => close_code(&payload).map(|code| Some(ClientFrame::Close(code))),
             OpCode::Text | OpCode::Binary => {
                 if self.partial.is_some() {

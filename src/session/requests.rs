@@ -54,6 +54,7 @@ impl Session {
             writer: &self.writer,
             subscriptions: &mut self.subscriptions,
             streams: &mut self.streams,
+            has_session: self.has_session,
             acquired: Acquired {
                 disclosure,
                 ..Acquired::default()

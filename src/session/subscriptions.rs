@@ -6,10 +6,11 @@ use futures_util::future::BoxFuture;
 use super::Services;
 use super::intake::RequestRefusal;
 use super::web_socket::WebSocket;
+use crate::delivery::CloseReason;
 use crate::door::{Limit, Reserved};
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
 use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
-use crate::subscription::{Asked, NodeSubscription, Start, Topic, no_such_kind};
+use crate::subscription::{Asked, Claim, NodeSubscription, Start, SubscriptionKey, Topic, no_such_kind};
 
 impl WebSocket<'_> {
     /// Begins a subscription, whose recipient the answer releases.
@@ -63,6 +64,7 @@ impl WebSocket<'_> {
                 return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
             }
         }
+        let remembered = topic.session_key().filter(|_| self.has_session);
         if let Topic::Chain(stream, start @ Start::Live) = &mut topic {
             *start = services.replays.start_of(stream);
         }
@@ -73,7 +75,40 @@ impl WebSocket<'_> {
         }
         let reserved = self.reserve(topic.index_entries())?;
         let (granted, kind) = (self.granted(&topic), topic.kind());
+        if remembered.is_some() {
+            services
+                .registry
+                .admit_position(self.writer.id())
+                .map_err(|words| error(LIMIT_EXCEEDED, words))?;
+        }
+        if let Topic::Trailing(level, ..) = &topic
+            && let Err(words) = services.registry.admit_level(*level, self.writer.owner())
+        {
+            services.count_refusal("depths");
+            return Err(error(LIMIT_EXCEEDED, words));
+        }
+        // Without a place in flight a position is not claimed: the client may subscribe again.
+        let claim = match remembered {
+            Some(key) => self.claim(key, has_place)?,
+            None => None,
+        };
         let (subscription, finding) = match topic {
+            topic if claim.is_some() => {
+                let claim = claim.as_ref();
+                let delivered = claim.and_then(|claim| claim.delivered.clone());
+                let resumed = topic.into_resumable().zip(delivered).map(|((level, stream), delivered)| {
+                    services.replays.restore(level, stream, delivered, self.writer)
+                });
+                match resumed.unwrap_or(Err(CloseReason::PositionLost)) {
+                    Ok(begun) => begun?,
+                    Err(reason) => {
+                        if let Some(claim) = claim {
+                            services.registry.lose_claim(self.writer, claim, reason);
+                        }
+                        return Err(error(SERVER_ERROR, reason.text()));
+                    }
+                }
+            }
             // Before the first block there is no position for "now", so an answer could leave a gap; and after a
             // rewind, live subscribers know blocks that this client still has to receive.
             Topic::Chain(stream, start) if start != Start::Live || !services.registry.is_at_its_tip() => {
@@ -87,10 +122,6 @@ impl WebSocket<'_> {
                 if !has_place {
                     return Err(RequestRefusal::InFlight.counted(1, &services.metrics));
                 }
-                if let Err(words) = services.registry.admit_level(level, self.writer.owner()) {
-                    services.count_refusal("depths");
-                    return Err(error(LIMIT_EXCEEDED, words));
-                }
                 services.replays.trail(level, stream, start, self.writer)?
             }
             topic => match services.registry.subscribe(topic, self.writer) {
@@ -101,6 +132,9 @@ impl WebSocket<'_> {
                 }
             },
         };
+        if let Some(key) = remembered {
+            services.registry.follow(self.writer, key, claim.as_ref(), &subscription);
+        }
         let recipient = subscription.recipient.clone();
         if self.subscriptions.capacity() == 0 {
             // Growing starts with four, and most clients have one.
@@ -122,6 +156,17 @@ impl WebSocket<'_> {
             (None, Some(granted)) if has_place => Local::Later(granted.map(|()| id).boxed()),
             (None, _) => id.into(),
         })
+    }
+
+    /// Takes the position that the session has of this subscription; `None` if it has none.
+    ///
+    /// # Errors
+    /// The client's answer, if the connection has no place in flight: the answer may wait for a node.
+    fn claim(&self, key: SubscriptionKey, has_place: bool) -> Result<Option<Claim>, ErrorObjectOwned> {
+        if !has_place {
+            return Err(RequestRefusal::InFlight.counted(1, &self.services.metrics));
+        }
+        Ok(self.services.registry.claim(self.writer.id(), key))
     }
 
     /// Checks the number of subscriptions of the connection, those to an extension included.
@@ -183,6 +228,10 @@ impl WebSocket<'_> {
             .position(|(own, _)| Some(own.recipient.id()) == id);
         match mine.map(|at| self.subscriptions.swap_remove(at)) {
             Some((subscription, _)) => {
+                if self.has_session {
+                    let id = subscription.recipient.id();
+                    self.services.registry.forget_position(self.writer.id(), id);
+                }
                 self.services.registry.unsubscribe(&subscription);
                 self.note_use();
                 Outcome::TRUE

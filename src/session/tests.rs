@@ -258,6 +258,7 @@ async fn the_task_of_a_client_is_small() {
     let (socket, _peer) = crate::delivery::Pipe::pair();
     drop(session);
     let pass = Arc::into_inner(pass).unwrap();
-    let future = serve(socket.into(), Bytes::new(), pass, Compression::None, services, None);
+    let form = (Compression::None, None);
+    let future = serve(socket.into(), Bytes::new(), pass, form, services, None);
     assert!(size_of_val(&future) <= 400, "{}", size_of_val(&future));
 }

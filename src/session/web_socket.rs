@@ -21,6 +21,8 @@ pub(super) struct WebSocket<'a> {
     pub(super) subscriptions: &'a mut Vec<(Subscription, Reserved)>,
     /// Subscriptions of the connection to the embedding program.
     pub(super) streams: &'a mut Option<Box<Streams>>,
+    /// `true` if positions of the subscriptions are kept.
+    pub(super) has_session: bool,
     pub(super) acquired: Acquired,
 }
 

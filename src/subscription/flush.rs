@@ -6,7 +6,7 @@ use slab::Slab;
 use tokio::runtime::Handle;
 
 use super::block_trace::FanOutTrace;
-use super::subscriber::Subscriber;
+use super::subscriber::{ClientKey, Subscriber};
 use crate::clock::Moment;
 use crate::delivery::{Batch, ClientWriter, Compression};
 
@@ -34,6 +34,20 @@ impl DirtyClients {
     /// Traces the writes.
     pub(super) fn trace(&mut self, trace: Option<Arc<FanOutTrace>>) {
         self.trace = trace;
+    }
+
+    /// Adds a client.
+    pub(super) fn add(&mut self, writer: &Arc<ClientWriter>) {
+        let writers = match writer.compression() {
+            Compression::None => &mut self.writers,
+            Compression::NoTakeover | Compression::Takeover => &mut self.deflating,
+        };
+        writers.push(writer.clone());
+    }
+
+    /// Returns the ids of the clients.
+    pub(super) fn clients(&self) -> impl Iterator<Item = ClientKey> {
+        self.writers.iter().chain(&self.deflating).map(|writer| writer.id())
     }
 
     /// Checks if there is nobody to write to.
@@ -182,11 +196,7 @@ pub(super) fn send<'a>(
 ) {
     for subscriber in subscribers {
         if subscriber.writer.push_events(&subscriber.recipient, batch, now) {
-            let writers = match subscriber.writer.compression() {
-                Compression::None => &mut due.writers,
-                Compression::NoTakeover | Compression::Takeover => &mut due.deflating,
-            };
-            writers.push(subscriber.writer.clone());
+            due.add(&subscriber.writer);
             due.heaviest = due.heaviest.max(batch.wire_len);
         }
     }

@@ -45,6 +45,11 @@ impl Fronts {
         Self(fronts.map(|(kind, sequence)| (kind, sequence.map(|sequence| Position::of(kind, sequence)))))
     }
 
+    /// Returns the position of the next delivery of this kind; `None` if nothing of it is awaited.
+    pub(super) fn of(&self, kind: Kind) -> Option<Position> {
+        self.0.iter().find(|(own, _)| *own == kind)?.1
+    }
+
     /// Returns the kinds with a delivery outstanding before this position.
     fn before(&self, at: Position) -> impl Iterator<Item = Kind> {
         self.0
@@ -139,6 +144,11 @@ impl Gate {
     /// Forgets all events: continuity is lost, and the clients concerned are closed.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
+    }
+
+    /// Returns the position of the first event that waits for this connection.
+    pub(super) fn first_of(&self, client: ClientKey) -> Option<Position> {
+        Some(self.waiting.get(&client)?.front()?.at)
     }
 
     /// Returns the number of batches that wait, each for one subscription.

@@ -55,6 +55,12 @@ impl HeadSubscribers {
         self.all.try_remove(at)
     }
 
+    /// Checks if the subscription in this place is still to get the head that is under way.
+    pub(super) fn misses(&self, at: usize) -> bool {
+        let under_way = self.under_way.as_ref();
+        under_way.is_some_and(|own| own.places.contains(&at) && !own.joined.contains(&at))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{BlockFilter, Level, LogFilter, ReceiptFilter, Start, Stream, StreamOptions, TransactionFilter};
+use super::{BlockFilter, Level, LogFilter, ReceiptFilter, Start, Stream, SubscriptionKey, StreamOptions, TransactionFilter};
 use crate::backplane::{Passthrough, TransactionForm};
 use crate::chain::Tag;
 use crate::delivery::Kind;
@@ -52,6 +52,32 @@ impl Topic {
             Self::Mined(_) => Kind::Mined,
             Self::Receipts(_) => Kind::Receipts,
             Self::Passthrough(..) => Kind::Passthrough,
+        }
+    }
+
+    /// Returns the key by which a session remembers this subscription; `None` for kinds without positions.
+    #[must_use]
+    pub fn session_key(&self) -> Option<SubscriptionKey> {
+        Some(match self {
+            Self::Chain(stream, start) => SubscriptionKey::of(&(None::<Level>, stream, start)),
+            Self::Trailing(level, stream, start) => SubscriptionKey::of(&(Some(level), stream, start)),
+            Self::Mined(filter) => SubscriptionKey::of(&("mined", filter)),
+            Self::Receipts(filter) => SubscriptionKey::of(&("receipts", filter)),
+            Self::Pending(_) | Self::Syncing | Self::Passthrough(..) => return None,
+        })
+    }
+
+    /// Returns the stream of a topic that goes on from a position, with its level; `None` if what was sent of it cannot be
+    /// taken back.
+    #[must_use]
+    pub fn into_resumable(self) -> Option<(Option<Level>, Stream)> {
+        match self {
+            Self::Chain(stream, _) => Some((None, stream)),
+            Self::Trailing(level, stream, _) => Some((Some(level), stream)),
+            // Of past blocks nobody remembers which transactions were delivered.
+            Self::Mined(filter) => (!filter.removed).then_some((None, Stream::Mined(filter))),
+            Self::Receipts(filter) => Some((None, Stream::Receipts(filter))),
+            Self::Pending(_) | Self::Syncing | Self::Passthrough(..) => None,
         }
     }
 

@@ -9,16 +9,19 @@
 mod event_streams;
 mod heads;
 mod refusals;
+mod sessions;
 mod trailing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use self::refusals::not_served;
+use self::sessions::Sessions;
 use super::block_trace::{BlockTraces, FanOutTrace};
 use super::contents::Late;
 use super::flush::{DirtyClients, flush};
@@ -26,7 +29,7 @@ use super::passthrough::PassthroughFull;
 use super::replay_group::{Goal, GroupKey, Progress, ReplayGroup, WaitFor};
 use super::subscriber::Subscriber;
 use super::tables::{IndexSlot, Tables};
-use super::{Level, Stream, Topic};
+use super::{Level, SessionLimits, Stream, Topic};
 use crate::backplane::{Answers, BestEffortEvent, NodeSubscription, Wanted};
 use crate::chain::{Absent, BlockRef, ContentKind, Cursor, Header, History, Page, Published, PublishedWriter};
 use crate::clock::{Clock, Moment};
@@ -80,6 +83,9 @@ pub struct Registry {
     traces: BlockTraces,
     /// Trace of the head that is under way.
     under_way: Mutex<Option<Arc<FanOutTrace>>>,
+    sessions: Mutex<Sessions>,
+    /// Connections with a session: without any, their book costs nothing.
+    session_clients: AtomicUsize,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -105,6 +111,8 @@ impl Registry {
             needs: Notify::new(),
             traces: BlockTraces::default(),
             under_way: Mutex::default(),
+            sessions: Mutex::new(Sessions::new(SessionLimits::default())),
+            session_clients: AtomicUsize::new(0),
             clock,
             metrics,
         }
@@ -236,6 +244,7 @@ impl Registry {
         let Tables { replays, published, .. } = &mut *tables;
         if let Some(cursor) = replays.get_mut(&key).and_then(|members| members.cursor(id)) {
             published.with_history(|history| change(cursor, history));
+            self.begin_position(&tables, id, key);
         }
     }
 
@@ -319,7 +328,11 @@ impl Registry {
             tables.joined.insert(id, place);
         }
         self.metrics.filters.set(tables.log_filters() as i64);
-        progress
+        let marked = self.mark_one(key.client(), tables, now);
+        Progress {
+            wrote: progress.wrote | marked,
+            ..progress
+        }
     }
 
     fn count(&self, kind: Kind) -> impl std::ops::Deref<Target = prometheus_client::metrics::gauge::Gauge> {

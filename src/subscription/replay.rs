@@ -2,6 +2,7 @@
 //! until they join the live stream.
 
 mod levels;
+mod positions;
 mod task;
 
 use std::sync::{Arc, Weak};
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backoff::RESUME;
-use crate::chain::{Archive, ContentKind, Cursor, History, Located, NotAsked, Published, Removal};
+use crate::chain::{Archive, ContentKind, Cursor, Delivered, History, Located, NotAsked, Published, Removal};
 use crate::delivery::{ClientWriter, Recipient};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::shares::{Budget, FairPool, Owner};
@@ -72,6 +73,8 @@ pub struct StartLookup {
     recipient: Arc<Recipient>,
     /// Place to find; `None` if the cursor is known.
     start: Option<Start>,
+    /// What a session was sent of the stream before, whose place is to be found instead.
+    delivered: Option<Box<Delivered>>,
     level: Option<Level>,
     logs: bool,
     owner: Owner,
@@ -147,17 +150,29 @@ impl Replays {
         writer: &Arc<ClientWriter>,
     ) -> Option<StartLookup> {
         let is_known = start.is_none() && level.is_none_or(|level| self.has_begun(level));
-        (!is_known).then(|| StartLookup {
+        (!is_known).then(|| self.search(level, subscription, start, logs, writer))
+    }
+
+    fn search(
+        self: &Arc<Self>,
+        level: Option<Level>,
+        subscription: &Subscription,
+        start: Option<Start>,
+        logs: bool,
+        writer: &Arc<ClientWriter>,
+    ) -> StartLookup {
+        StartLookup {
             replays: self.clone(),
             writer: Arc::downgrade(writer),
             asked: subscription.asked(),
             key: GroupKey::new(writer.id(), level),
             recipient: subscription.recipient.clone(),
             start,
+            delivered: None,
             level,
             logs,
             owner: writer.owner(),
-        })
+        }
     }
 
     /// Returns the start of a subscription without options.
@@ -259,9 +274,16 @@ impl StartLookup {
     /// Finds the block and returns the answer to `eth_subscribe`. The search does not keep the connection of a client
     /// that left.
     pub async fn outcome(self) -> Outcome {
-        let found = match self.start {
-            Some(start) => self.find(start).await.map(Some),
-            None => Ok(None),
+        let found = match (self.start, &self.delivered) {
+            (_, Some(delivered)) => match self.find_position(delivered).await {
+                Ok(cursor) => Ok(Some(cursor)),
+                Err(why) => {
+                    self.close(&why);
+                    Err(unavailable())
+                }
+            },
+            (Some(start), None) => self.find(start).await.map(Some),
+            (None, None) => Ok(None),
         };
         let found = match (found, self.level) {
             (Ok(found), Some(level)) => self.replays.until_begun(level).await.map(|()| found),

@@ -31,6 +31,10 @@ impl GroupKey {
     pub(super) fn new(client: ClientKey, level: Option<Level>) -> Self {
         Self { client, level }
     }
+
+    pub(super) fn client(self) -> ClientKey {
+        self.client
+    }
 }
 
 /// End of the replay of a group, where its streams join the others.
@@ -152,6 +156,11 @@ impl ReplayGroup {
             .find(|member| member.subscriber.recipient.id() == id)?;
         member.left_behind = None;
         Some(&mut member.cursor)
+    }
+
+    pub(super) fn cursor_of(&self, id: SubscriptionId) -> Option<&Cursor> {
+        let member = self.all.iter().find(|member| member.subscriber.recipient.id() == id)?;
+        member.cursor.as_ref()
     }
 
     /// Has the streams located that are behind one of these blocks, on a branch that the stream `id` has left: while one

@@ -15,7 +15,7 @@ use crate::chain::{Removal, Tag};
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
 /// Start of a subscription.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Start {
     /// The next event, as in every node.
     #[default]

@@ -8,7 +8,7 @@ use crate::delivery::Kind;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
 /// Event stream of the chain: complete, and a client can resume it where it left off (E9).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// `newHeads`.
     Heads,

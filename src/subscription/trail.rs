@@ -19,7 +19,7 @@ use super::marked::MarkedStreams;
 use super::subscriber::{ClientKey, Subscriber, is_open};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
 use crate::chain::{
-    BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock,
+    BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock, Reached,
 };
 use crate::delivery::SubscriptionId;
 use crate::shares::Owner;
@@ -225,6 +225,11 @@ impl Trail {
     /// Returns the number of the next block; `None` until the walk has begun.
     pub(super) fn next(&self) -> Option<u64> {
         self.walk.as_ref().map(|walk| walk.next)
+    }
+
+    /// Returns the place of the walk.
+    pub(super) fn place(&self) -> Option<Reached> {
+        self.walk.as_ref()?.cursor.reached()
     }
 
     pub(super) fn basis(&self) -> Basis {

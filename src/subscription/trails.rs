@@ -13,7 +13,7 @@ use super::tables::{IndexSlot, Tables};
 use super::trail::{Basis, Retry, Step, Trail};
 use super::{Level, Stream};
 use crate::chain::{
-    Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, Tag, Tagged,
+    self, Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, Tag, Tagged,
 };
 use crate::clock::Moment;
 use crate::delivery::{ClientWriter, CloseReason, SubscriptionId};
@@ -122,6 +122,11 @@ impl Trails {
     /// Returns the number of the next block of a level; `None` until it is known.
     pub(super) fn next(&self, level: Level) -> Option<u64> {
         self.by_level.get(&level).and_then(Trail::next)
+    }
+
+    /// Returns the place of a level's walk; `None` until it has begun.
+    pub(super) fn place(&self, level: Level) -> Option<chain::Reached> {
+        self.by_level.get(&level)?.place()
     }
 
     pub(super) fn reached(&self, level: Level) -> Reached {

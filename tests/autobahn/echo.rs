@@ -159,7 +159,7 @@ impl Echo {
                         Err(Ok(reason) | Err(reason)) => self.violated(reason),
                     }
                 }
-                Ok(Some(ClientFrame::Message(..) | ClientFrame::DeflatedMessage(_) | ClientFrame::Pong)) => {}
+                Ok(Some(ClientFrame::Message(..) | ClientFrame::DeflatedMessage(_) | ClientFrame::Pong(_))) => {}
                 Err(reason) => self.violated(reason),
             }
         }

@@ -122,6 +122,22 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "Different passthrough subscriptions (kind and parameters) at the node at one time, over all clients; a quarter (at least one) for one client; more get -32005. Each costs the node, and the connection to it, as much as one direct client.",
     ),
     (
+        "sessions.keep",
+        "Time for which the positions of a session are kept after its connection ended; later its client is closed once with 1012, and served live.",
+    ),
+    (
+        "sessions.overlap",
+        "Blocks before the confirmed position that are sent again to a returning session, for libraries that drop their own buffer when a connection ends.",
+    ),
+    (
+        "sessions.max",
+        "Sessions in memory, of which one client may have a quarter; the oldest without a connection make room for others.",
+    ),
+    (
+        "sessions.file",
+        "File that keeps the positions of sessions over a graceful restart: written at the end, read and removed at the start. Empty: they are lost, and each client is closed once with 1012.",
+    ),
+    (
         "limits.max_connections",
         "Open connections. When all are taken, a newcomer displaces the idlest connection (those without subscriptions first) of the network (IPv4 /24, IPv6 /48) and address with most connections, which is closed with 1013; if none has more than the newcomer, the newcomer gets HTTP 429.",
     ),
@@ -248,6 +264,10 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     (
         "memory.history",
         "Bytes of the blocks of history.blocks, dropped blocks included; above it the oldest are forgotten, down to 16 blocks.",
+    ),
+    (
+        "memory.sessions",
+        "Memory for positions of sessions, of which one client may have a quarter: about 1 KiB for a session and 1.5 KiB for each subscription. Without room, sessions that have no connection make room, then subscriptions get -32005.",
     ),
     ("keepalive.ping_interval", "Interval at which clients are pinged."),
     (

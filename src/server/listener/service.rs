@@ -27,7 +27,7 @@ use crate::server::exchange::Exchange;
 use crate::server::response_body::Body;
 use crate::server::write_timeout::WriteTimeout;
 use crate::server::{events, handshake, http_response, http_rpc, permessage_deflate};
-use crate::session;
+use crate::session::{self, SessionToken};
 use crate::telemetry::Carrier;
 
 /// Longest head of a request, in bytes.
@@ -225,13 +225,14 @@ async fn admit(
         return Ok(Box::pin(answering.instrument(exchange.span())).await);
     }
     let accept = handshake::check(&request)?;
+    let token = handshake::session(&request)?;
     connection.enter(&pass)?;
-    Ok(upgrade(request, pass, &accept, &connection, exchange))
+    Ok(upgrade(request, (pass, token), &accept, &connection, exchange))
 }
 
 fn upgrade(
     request: Request<Incoming>,
-    pass: Pass,
+    (pass, token): (Pass, Option<SessionToken>),
     accept: &str,
     connection: &HttpConnection,
     exchange: &Exchange,
@@ -252,7 +253,7 @@ fn upgrade(
     let record = exchange.record().cloned();
     tasks.spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, pass, compression, services, record).await,
+            Ok((socket, early)) => session::serve(socket, early, pass, (compression, token), services, record).await,
             Err(error) => debug!("upgrade: {error}"),
         }
         drop((open, place));

@@ -52,7 +52,7 @@ fn check_as(deflates: bool, wire: &[u8], expect: &str) {
                     }
                     Ok(Some(ClientFrame::Message(_, bytes))) => seen.push(String::from_utf8_lossy(&bytes).into_owned()),
                     Ok(Some(ClientFrame::Ping(bytes))) => seen.push(format!("ping({})", bytes.len())),
-                    Ok(Some(ClientFrame::Pong)) => seen.push("pong".to_owned()),
+                    Ok(Some(ClientFrame::Pong(_))) => seen.push("pong".to_owned()),
                     Ok(Some(ClientFrame::Close(code))) => seen.push(format!("close({code:?})")),
                     Err(reason) => {
                         seen.push(format!("{:?} {}", reason.code().unwrap_or_default(), reason.text()));

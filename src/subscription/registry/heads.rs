@@ -64,8 +64,11 @@ impl Registry {
     /// `false` then.
     fn next_heads(&self, tables: &mut Tables, due: &mut DirtyClients, now: Moment) -> bool {
         let is_more = tables.next_heads(due, now);
-        if !is_more {
+        if is_more {
+            self.mark_due(tables, due, now);
+        } else {
             self.deliver(tables, due, now);
+            self.mark_all(tables, due, now);
         }
         is_more
     }
@@ -79,6 +82,7 @@ impl Registry {
                 self.lost_contents(kind, why);
             }
             self.deliver(tables, due, now);
+            self.mark_all(tables, due, now);
         });
         if let Some(trace) = &trace {
             trace.matched();

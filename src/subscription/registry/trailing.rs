@@ -48,7 +48,13 @@ impl Registry {
 
     /// Delivers blocks that have reached their level, some at a time.
     pub(in crate::subscription) fn advance_trails(&self) -> TrailWork {
-        let work = self.with_tables(|tables, due, now| tables.advance_trails(due, now));
+        let work = self.with_tables(|tables, due, now| {
+            let work = tables.advance_trails(due, now);
+            if work.moved {
+                self.mark_all(tables, due, now);
+            }
+            work
+        });
         if work.needs {
             self.needs.notify_one();
         }

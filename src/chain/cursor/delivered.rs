@@ -1,0 +1,112 @@
+//! Resume of a stream of which it is known what was sent, and what its client has certainly received. No I/O, no clock.
+
+use std::collections::VecDeque;
+
+use super::{AbandonedBranch, At, Cursor, Resend, Retraction, dropped_since};
+use crate::chain::archive::Located;
+use crate::chain::history::History;
+use crate::chain::BlockRef;
+
+/// Part of a stream that was delivered before its client left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Number at which the stream began: nothing below was sent, or is to be sent, unless a reorg replaced it.
+    pub first: u64,
+    /// Newest block whose events the client has certainly received, with all before; `None` for none.
+    pub received: Option<BlockRef>,
+    /// Newest block whose events were sent; `None` for none.
+    pub sent: Option<BlockRef>,
+    /// Ends of branches that were sent, and left for another one before the client had certainly received that.
+    pub left: Vec<BlockRef>,
+}
+
+impl Delivered {
+    /// Returns the blocks whose place relative to the canonical chain decides how the stream goes on: first the received
+    /// one, then the sent one, then the branches.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockRef> + '_ {
+        self.received.into_iter().chain(self.sent).chain(self.left.iter().copied())
+    }
+
+    /// Returns the place of a block in memory, of which the way to the canonical chain is in memory too.
+    #[must_use]
+    pub fn in_memory(history: &History, block: BlockRef, logs: bool) -> Option<Located> {
+        let (undo, left) = dropped_since(history, block, None, logs);
+        history.is_canonical(left.ancestor).then_some(Located { undo, left })
+    }
+
+    /// Returns the cursor that takes back what was sent and dropped since, then repeats what was sent and not certainly
+    /// received, and `overlap` blocks before, and then goes on. `places` are those of [`Self::blocks`], in that order.
+    #[must_use]
+    pub fn resume(&self, places: Vec<Located>, overlap: u64) -> Cursor {
+        let mut ancestors = places.iter().map(|place| place.left.ancestor);
+        let received = self.received.and_then(|_| ancestors.next());
+        let Some(sent) = self.sent.and_then(|_| ancestors.next()).or(received) else {
+            return Cursor::from(self.first);
+        };
+        let mut undo: Vec<Retraction> = places.into_iter().flat_map(|place| place.undo).collect();
+        undo.retain(|own| own.logs.block.number >= self.first);
+        undo.sort_by_key(|own| (own.logs.block.number, own.logs.block.hash));
+        undo.dedup_by_key(|own| own.logs.block);
+        let at = if undo.is_empty() {
+            At::Behind(sent, None)
+        } else {
+            let left = AbandonedBranch {
+                blocks: VecDeque::new(),
+                ancestor: sent,
+            };
+            At::Undoing(undo.into(), left)
+        };
+        // A reorg may have replaced blocks below the first one.
+        let (first, next) = match received {
+            Some(received) => {
+                let next = received.number.saturating_add(1);
+                let first = self.first.min(next);
+                (first, first.max(next.saturating_sub(overlap)))
+            }
+            None => (self.first, self.first),
+        };
+        let resend = (next <= sent.number).then(|| Box::new(Resend { next, last: None }));
+        Cursor {
+            first,
+            at,
+            again: VecDeque::new(),
+            resend,
+        }
+    }
+}
+
+/// Place between two blocks that a stream has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Newest block of which all was sent since the stream was resumed, with all that had to be repeated before it;
+    /// `None` for none.
+    pub told: Option<BlockRef>,
+    /// Newest block of which all was ever sent; `None` for none.
+    pub sent: Option<BlockRef>,
+}
+
+impl Cursor {
+    /// Returns the place that the stream has reached; `None` within a block, or while it takes blocks back.
+    #[must_use]
+    pub fn reached(&self) -> Option<Reached> {
+        match self.at {
+            At::Before(_) => Some(Reached { told: None, sent: None }),
+            At::Behind(block, None) if self.again.is_empty() => Some(Reached {
+                told: match self.resending(block) {
+                    Some(resend) => resend.last,
+                    None => Some(block),
+                },
+                sent: Some(block),
+            }),
+            At::Behind(..) | At::Undoing(..) => None,
+        }
+    }
+}
+
+impl History {
+    /// Returns the canonical block at which the branch of `block` begins, if memory has the way there.
+    #[must_use]
+    pub fn fork_of(&self, block: BlockRef) -> Option<BlockRef> {
+        Some(Delivered::in_memory(self, block, false)?.left.ancestor)
+    }
+}

@@ -1,0 +1,289 @@
+//! Positions of sessions, in the registry: where each subscription stands, and the marks that are sent behind it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Registry, Subscription};
+use crate::chain::{BlockRef, History, PublishedBlock, Reached};
+use crate::clock::Moment;
+use crate::delivery::{ClientWriter, CloseReason, Kind, Recipient, SubscriptionId};
+use crate::subscription::flush::DirtyClients;
+use crate::subscription::gate::Position;
+use crate::subscription::replay_group::GroupKey;
+use crate::subscription::session_book::{
+    Claim, Live, SavedSessions, SessionBook, SessionKey, SessionLimits, SessionTotals, Standing, SubscriptionKey,
+};
+use crate::subscription::subscriber::ClientKey;
+use crate::subscription::tables::{IndexSlot, Tables};
+
+/// The book, and the connections of its sessions. Its lock is taken after that of the tables.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    book: SessionBook<IndexSlot>,
+    writers: HashMap<ClientKey, Arc<ClientWriter>>,
+}
+
+impl Sessions {
+    pub(super) fn new(limits: SessionLimits) -> Self {
+        Self {
+            book: SessionBook::new(limits),
+            writers: HashMap::new(),
+        }
+    }
+
+    /// Records how far a connection was sent, and queues a mark if that is further than before.
+    fn mark(&mut self, client: ClientKey, tables: &Tables, due: &mut DirtyClients, now: Moment) {
+        let Some(writer) = self.writers.get(&client) else { return };
+        let reached = |live: &Live<IndexSlot>| tables.reached_by(live.place, &live.recipient, client);
+        let standing = |block: BlockRef| tables.published.with_history(|history| standing(history, block));
+        let payload = self.book.note(client, reached, standing, rand::random);
+        if let Some(payload) = payload
+            && writer.push_mark(payload, now)
+        {
+            due.add(writer);
+        }
+    }
+}
+
+fn standing(history: &History, block: BlockRef) -> Standing {
+    let is_old = history.oldest().is_some_and(|oldest| block.number < oldest.number());
+    if is_old || history.is_canonical(block) {
+        return Standing::Canonical;
+    }
+    history
+        .fork_of(block)
+        .map_or(Standing::Unknown, |fork| Standing::Dropped(fork.number))
+}
+
+impl Registry {
+    /// Bounds the sessions.
+    #[must_use]
+    pub fn with_sessions(self, limits: SessionLimits) -> Self {
+        let sessions = parking_lot::Mutex::new(Sessions::new(limits));
+        Self { sessions, ..self }
+    }
+
+    /// Opens a session for this connection; a connection of the same session before is closed. `unix` is the time in
+    /// seconds since 1970. A connection whose session is not known any more is closed with the reason.
+    pub fn open_session(&self, key: SessionKey, writer: &Arc<ClientWriter>, unix: u64) {
+        let mut sessions = self.sessions.lock();
+        let client = writer.id();
+        let opened = match sessions.book.open(key, client, self.clock.now(), unix) {
+            Ok(opened) => opened,
+            Err(_) => return writer.close(CloseReason::NoSession),
+        };
+        let displaced = opened.displaced.and_then(|before| sessions.writers.remove(&before));
+        sessions.writers.insert(client, writer.clone());
+        self.session_clients.store(sessions.writers.len(), Ordering::Relaxed);
+        drop(sessions);
+        if let Some(displaced) = displaced {
+            displaced.close(CloseReason::Replaced);
+        }
+        if opened.is_lost {
+            self.count_session("lost");
+            writer.close(CloseReason::PositionLost);
+        }
+    }
+
+    /// Ends the connection of a session. Its positions stay unless the client was told that they are lost.
+    pub fn close_session(&self, client: ClientKey, keeps: bool) {
+        let mut sessions = self.sessions.lock();
+        sessions.writers.remove(&client);
+        sessions.book.close(client, self.clock.now(), keeps);
+        self.session_clients.store(sessions.writers.len(), Ordering::Relaxed);
+    }
+
+    /// Takes the position of an equal subscription that this session had before; `None` if there is none left.
+    pub fn claim(&self, client: ClientKey, key: SubscriptionKey) -> Option<Claim> {
+        self.sessions.lock().book.claim(client, key, self.clock.now())
+    }
+
+    /// Forgets a claimed position, and closes its client: it cannot be served.
+    pub fn lose_claim(&self, writer: &Arc<ClientWriter>, claim: &Claim, reason: CloseReason) {
+        self.sessions.lock().book.forget_claim(writer.id(), claim);
+        self.count_session("lost");
+        writer.close(reason);
+    }
+
+    /// Checks that there is room for one more position.
+    ///
+    /// # Errors
+    /// The client's error text.
+    pub fn admit_position(&self, client: ClientKey) -> Result<(), &'static str> {
+        let admitted = self.sessions.lock().book.admit(client);
+        admitted.map_err(|_| "limit exceeded: positions of this client's sessions, subscribe without a session")
+    }
+
+    /// Follows a subscription of a session, from where it was claimed, or from where it begins.
+    pub fn follow(&self, writer: &Arc<ClientWriter>, key: SubscriptionKey, claim: Option<&Claim>, own: &Subscription) {
+        let tables = self.tables.lock();
+        let live = Live {
+            recipient: own.recipient.clone(),
+            place: own.place,
+        };
+        let begins = tables.begins(&live);
+        let mut sessions = self.sessions.lock();
+        sessions.book.follow(writer.id(), key, claim, live, begins);
+        if claim.is_some() {
+            self.count_session("resumed");
+        }
+    }
+
+    /// Sets the place of a new subscription whose first block had to be found.
+    pub(super) fn begin_position(&self, tables: &Tables, id: SubscriptionId, key: GroupKey) {
+        if self.session_clients.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if let Some((first, at)) = tables.begins_resumed(key, id) {
+            self.sessions.lock().book.begin(key.client(), id, first, at);
+        }
+    }
+
+    /// Forgets the position of a subscription that its client has ended, or that cannot be served.
+    pub fn forget_position(&self, client: ClientKey, id: SubscriptionId) {
+        self.sessions.lock().book.forget(client, id);
+    }
+
+    /// Takes a pong; returns `false` if it answers no mark.
+    pub fn confirm(&self, client: ClientKey, payload: u64) -> bool {
+        self.sessions.lock().book.confirm(client, payload)
+    }
+
+    /// Forgets sessions whose time without a connection is over.
+    pub fn expire_sessions(&self) {
+        self.sessions.lock().book.expire(self.clock.now());
+    }
+
+    /// Returns the sizes of the book.
+    #[must_use]
+    pub fn session_totals(&self) -> SessionTotals {
+        self.sessions.lock().book.totals()
+    }
+
+    /// Returns the bounds of sessions.
+    #[must_use]
+    pub fn session_limits(&self) -> SessionLimits {
+        self.sessions.lock().book.limits()
+    }
+
+    /// Returns the positions of all sessions without a connection, to be kept over a restart.
+    #[must_use]
+    pub fn save_sessions(&self, unix: u64) -> SavedSessions {
+        self.sessions.lock().book.save(self.clock.now(), unix)
+    }
+
+    /// Adds the positions that an earlier process has saved; returns their number.
+    pub fn restore_sessions(&self, saved: SavedSessions, unix: u64) -> usize {
+        self.sessions.lock().book.restore(saved, self.clock.now(), unix)
+    }
+
+    pub(in crate::subscription) fn count_session(&self, outcome: &'static str) {
+        let label = crate::telemetry::OutcomeLabel { outcome };
+        self.metrics.session_claims.get_or_create(&label).inc();
+    }
+
+    /// Queues marks for the sessions among the clients that were just sent events, so that they leave in the same write.
+    pub(super) fn mark_due(&self, tables: &Tables, due: &mut DirtyClients, now: Moment) {
+        if self.session_clients.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut sessions = self.sessions.lock();
+        let clients: Vec<ClientKey> = due.clients().filter(|id| sessions.writers.contains_key(id)).collect();
+        for client in clients {
+            sessions.mark(client, tables, due, now);
+        }
+    }
+
+    /// Queues marks for all sessions that have got further, those without events too.
+    pub(super) fn mark_all(&self, tables: &Tables, due: &mut DirtyClients, now: Moment) {
+        if self.session_clients.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut sessions = self.sessions.lock();
+        let clients: Vec<ClientKey> = sessions.writers.keys().copied().collect();
+        for client in clients {
+            sessions.mark(client, tables, due, now);
+        }
+    }
+
+    /// Queues a mark for one client; returns `true` if the caller has to flush.
+    pub(super) fn mark_one(&self, client: ClientKey, tables: &Tables, now: Moment) -> bool {
+        if self.session_clients.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut due = DirtyClients::default();
+        self.sessions.lock().mark(client, tables, &mut due, now);
+        !due.is_empty()
+    }
+}
+
+impl Tables {
+    /// Returns the place that a subscription was sent up to, and the number at which it began; `None` while that is
+    /// not between two blocks.
+    fn reached_by(&self, place: IndexSlot, to: &Arc<Recipient>, client: ClientKey) -> Option<(Reached, u64)> {
+        let id = to.id();
+        let live = |kind: Kind, is_missing: bool| {
+            let told = self.sent_up_to(kind, is_missing, client, to.since())?;
+            let (told, sent) = (Some(told), Some(told));
+            Some((Reached { told, sent }, 0))
+        };
+        match self.joined.get(&id).copied().unwrap_or(place) {
+            IndexSlot::Heads(at) => live(Kind::Heads, self.heads.misses(at)),
+            IndexSlot::Logs(_) => live(Kind::Logs, false),
+            IndexSlot::Mined(_) => live(Kind::Mined, false),
+            IndexSlot::Receipts(_) => live(Kind::Receipts, false),
+            IndexSlot::Resumed(_, key) => {
+                let cursor = self.replays.get(&key)?.cursor_of(id)?;
+                Some((cursor.reached()?, cursor.first()))
+            }
+            IndexSlot::Trail(_, level) => {
+                let reached = self.trails.place(level)?;
+                (to.since() < u64::MAX).then_some((reached, to.since()))
+            }
+            IndexSlot::PendingHashes(_) | IndexSlot::Pending(_) | IndexSlot::Syncing(_) | IndexSlot::Passthrough => None,
+        }
+    }
+
+    /// Returns the newest canonical block of which a connection was sent all live events of this kind. `is_missing`: the
+    /// newest head is still to come.
+    fn sent_up_to(&self, kind: Kind, is_missing: bool, client: ClientKey, since: u64) -> Option<BlockRef> {
+        let bound = self.gate.first_of(client);
+        let front = self.fronts().of(kind);
+        self.published.with_history(|history| {
+            let tip = history.tip()?.sequence;
+            let is_sent = |own: &PublishedBlock| {
+                let at = Position::of(kind, own.sequence);
+                !(is_missing && own.sequence == tip)
+                    && front.is_none_or(|front| at < front)
+                    && bound.is_none_or(|bound| at < bound)
+            };
+            let own = history.newest_where(is_sent)?;
+            (own.sequence.saturating_add(1) >= since).then_some(own.header.block)
+        })
+    }
+
+    /// Returns the number at which a new subscription begins, and the block before; `None` if only its client knows.
+    fn begins(&self, live: &Live<IndexSlot>) -> Option<(u64, Option<BlockRef>)> {
+        let since = live.recipient.since();
+        match live.place {
+            IndexSlot::Resumed(_, key) => self.begins_resumed(key, live.recipient.id()),
+            IndexSlot::Trail(_, level) => {
+                let reached = self.trails.place(level)?;
+                (since < u64::MAX).then_some((since, reached.told))
+            }
+            place => self.published.with_history(|history| {
+                let tip = history.tip()?;
+                let is_head = matches!(place, IndexSlot::Heads(_));
+                let before = history.newest_where(|own| is_head || own.sequence < since);
+                let first = before.map_or(tip.number(), |own| own.number().saturating_add(1));
+                Some((first, before.map(|own| own.header.block)))
+            }),
+        }
+    }
+
+    fn begins_resumed(&self, key: GroupKey, id: SubscriptionId) -> Option<(u64, Option<BlockRef>)> {
+        let cursor = self.replays.get(&key)?.cursor_of(id)?;
+        Some((cursor.first(), cursor.reached()?.told))
+    }
+}

@@ -1,0 +1,545 @@
+//! Sessions: how far each subscription of a client that gave a token has certainly received its stream. No I/O, no
+//! clock, no chain: the caller brings places and times.
+//!
+//! A connection of a session is sent a *mark* behind the events of a block: a ping whose payload only the client knows
+//! that received it. Its pong confirms the places that were reached when the mark was sent. When the connection ends,
+//! the places stay for a while, and a repeated subscription goes on from there ([`Delivered`]).
+//!
+//! Bounds: sessions, and bytes, each in total and a quarter of it for one account; marks that are not confirmed, per
+//! session. What has no connection makes room, the oldest first: its client is told so when it returns, as after a restart.
+
+mod saved;
+mod token;
+mod track;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::{B256, Keccak256};
+
+pub use self::saved::SavedSessions;
+pub use self::token::SessionToken;
+pub(super) use self::track::Standing;
+use self::track::Track;
+use super::subscriber::ClientKey;
+use crate::chain::{BlockRef, Delivered, Reached};
+use crate::clock::Moment;
+use crate::delivery::{Recipient, SubscriptionId};
+
+/// Most marks of one connection that are on their way: with more, the next block's mark confirms for these too.
+const MAX_MARKS: usize = 8;
+
+/// Approximate memory of a session without subscriptions, its marks included, in bytes.
+const SESSION_BYTES: usize = 1_024;
+
+/// Approximate memory of a subscription, with its places in all marks and the branches that it may have left, in bytes.
+const SLOT_BYTES: usize = 1_536;
+
+/// Part of all sessions, and of their bytes, that one account may have: a quarter.
+const SHARE: usize = 4;
+
+/// Bounds of sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Time for which positions are kept without a connection.
+    pub keep: Duration,
+    /// Blocks before the received one that are sent again.
+    pub overlap: u64,
+    /// Most sessions of all clients.
+    pub max: usize,
+    /// Most bytes of positions of all clients.
+    pub max_bytes: usize,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            keep: Duration::from_secs(600),
+            overlap: 1,
+            max: 40_000,
+            max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Identity of a session: a token counts within its account alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    /// Account, as the operator knows it.
+    pub account: Arc<str>,
+    /// Token.
+    pub token: SessionToken,
+}
+
+/// Canonical subscription: equal for equal parameters, in whatever form they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SubscriptionKey(B256);
+
+impl SubscriptionKey {
+    /// Returns the key of a canonical value.
+    #[must_use]
+    pub fn of(canonical: &impl Hash) -> Self {
+        struct Digest(Keccak256);
+        impl Hasher for Digest {
+            fn write(&mut self, bytes: &[u8]) {
+                self.0.update(bytes);
+            }
+            fn finish(&self) -> u64 {
+                0
+            }
+        }
+        let mut digest = Digest(Keccak256::new());
+        canonical.hash(&mut digest);
+        Self(digest.0.finalize())
+    }
+}
+
+/// Result of opening a session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    /// Connection of the same session, which this one takes the place of.
+    pub displaced: Option<ClientKey>,
+    /// `true` if the session's positions are lost: the client has to be told before it is served live.
+    pub is_lost: bool,
+}
+
+/// No room for a session or its positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+/// Position found for a repeated subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    slot: u64,
+    /// What was delivered; `None` if the position is lost.
+    pub delivered: Option<Delivered>,
+}
+
+/// Subscription that is live in the session's connection.
+#[derive(Clone, Debug)]
+pub(super) struct Live<P> {
+    pub recipient: Arc<Recipient>,
+    /// Place in the tables.
+    pub place: P,
+}
+
+#[derive(Debug)]
+struct Slot<P> {
+    number: u64,
+    key: SubscriptionKey,
+    state: SlotState<P>,
+    /// `None` while only the client knows where it begins.
+    track: Option<Track>,
+    /// Number at which it begins, for a track that starts with the first confirmed mark.
+    first: u64,
+    /// Place in the last mark.
+    marked: Option<BlockRef>,
+}
+
+#[derive(Debug)]
+enum SlotState<P> {
+    /// No subscription of the connection has this position yet; it was left at this moment.
+    Left(Moment),
+    /// A repeated subscription is being made of what was left at this moment.
+    Claimed(Moment),
+    /// A subscription has it; with the moment at which it had been left, if it is a repeated one.
+    Live(Live<P>, Option<Moment>),
+}
+
+/// Ping on its way, and the places that its pong confirms.
+#[derive(Debug)]
+struct Mark {
+    payload: u64,
+    number: u64,
+    places: Vec<(u64, BlockRef)>,
+}
+
+#[derive(Debug)]
+struct Session<P> {
+    client: Option<ClientKey>,
+    /// Place among the sessions of the account without a connection.
+    order: u64,
+    left_at: Moment,
+    slots: Vec<Slot<P>>,
+    marks: VecDeque<Mark>,
+    next_mark: u64,
+    next_slot: u64,
+}
+
+impl<P> Session<P> {
+    fn bytes(&self) -> usize {
+        SESSION_BYTES + self.slots.len() * SLOT_BYTES
+    }
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    sessions: usize,
+    bytes: usize,
+    /// Sessions without a connection, oldest first.
+    stored: BTreeMap<u64, SessionToken>,
+}
+
+/// Sizes of the book.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionTotals {
+    /// Sessions, those without a connection included.
+    pub sessions: usize,
+    /// Sessions with a connection.
+    pub connected: usize,
+    /// Remembered subscriptions.
+    pub positions: usize,
+    /// Approximate memory, in bytes.
+    pub bytes: usize,
+}
+
+/// All sessions. `P` is a place in the tables of subscriptions.
+#[derive(Debug)]
+pub(super) struct SessionBook<P> {
+    limits: SessionLimits,
+    sessions: HashMap<SessionKey, Session<P>>,
+    accounts: HashMap<Arc<str>, Account>,
+    connected: HashMap<ClientKey, SessionKey>,
+    bytes: usize,
+    next_order: u64,
+}
+
+impl<P: Copy> SessionBook<P> {
+    pub(super) fn new(limits: SessionLimits) -> Self {
+        Self {
+            limits,
+            sessions: HashMap::new(),
+            accounts: HashMap::new(),
+            connected: HashMap::new(),
+            bytes: 0,
+            next_order: 0,
+        }
+    }
+
+    pub(super) fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
+    pub(super) fn totals(&self) -> SessionTotals {
+        SessionTotals {
+            sessions: self.sessions.len(),
+            connected: self.connected.len(),
+            positions: (self.bytes - self.sessions.len() * SESSION_BYTES) / SLOT_BYTES,
+            bytes: self.bytes,
+        }
+    }
+
+    // ---- connections
+
+    /// Opens a session for a connection; `unix` is the time in seconds since 1970.
+    pub(super) fn open(&mut self, key: SessionKey, client: ClientKey, now: Moment, unix: u64) -> Result<Opened, NoRoom> {
+        self.expire(now);
+        if let Some(session) = self.sessions.get(&key) {
+            let displaced = session.client;
+            if let Some(displaced) = displaced {
+                self.close(displaced, now, true);
+            }
+            self.connect(key, client);
+            let is_lost = false;
+            return Ok(Opened { displaced, is_lost });
+        }
+        self.make_room(&key, SESSION_BYTES, 1)?;
+        let is_lost = !key.token.is_fresh(unix);
+        self.insert(key.clone(), now, Vec::new());
+        self.connect(key, client);
+        let displaced = None;
+        Ok(Opened { displaced, is_lost })
+    }
+
+    fn insert(&mut self, key: SessionKey, now: Moment, slots: Vec<Slot<P>>) {
+        let session = Session {
+            client: None,
+            order: self.next_order,
+            left_at: now,
+            next_slot: slots.len() as u64,
+            slots,
+            marks: VecDeque::new(),
+            next_mark: 0,
+        };
+        self.next_order += 1;
+        let account = self.accounts.entry(key.account.clone()).or_default();
+        account.sessions += 1;
+        account.bytes += session.bytes();
+        account.stored.insert(session.order, key.token.clone());
+        self.bytes += session.bytes();
+        self.sessions.insert(key, session);
+    }
+
+    fn connect(&mut self, key: SessionKey, client: ClientKey) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.client = Some(client);
+            if let Some(account) = self.accounts.get_mut(&key.account) {
+                account.stored.remove(&session.order);
+            }
+            self.connected.insert(client, key);
+        }
+    }
+
+    /// Records that a connection has ended; its positions stay, unless `keeps` is `false`: then the client was told that
+    /// events are lost.
+    pub(super) fn close(&mut self, client: ClientKey, now: Moment, keeps: bool) {
+        let Some(key) = self.connected.remove(&client) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let before = session.bytes();
+        session.client = None;
+        session.marks.clear();
+        for slot in &mut session.slots {
+            slot.marked = None;
+            match &slot.state {
+                SlotState::Left(_) => {}
+                SlotState::Claimed(at) => slot.state = SlotState::Left(*at),
+                SlotState::Live(live, left_at) => {
+                    let has_begun = live.recipient.is_answered() && !live.recipient.is_refused();
+                    // A new subscription without an answer is none that its client could miss.
+                    slot.track.take_if(|_| !has_begun && left_at.is_none());
+                    slot.state = SlotState::Left(left_at.filter(|_| !has_begun).unwrap_or(now));
+                }
+            }
+        }
+        session.slots.retain(|slot| keeps && slot.track.is_some());
+        let freed = before - session.bytes();
+        session.order = self.next_order;
+        session.left_at = now;
+        self.next_order += 1;
+        let account = self.accounts.entry(key.account).or_default();
+        account.stored.insert(session.order, key.token);
+        account.bytes -= freed;
+        self.bytes -= freed;
+    }
+
+    /// Forgets sessions whose time without a connection is over.
+    pub(super) fn expire(&mut self, now: Moment) {
+        let mut over = Vec::new();
+        for (name, account) in &self.accounts {
+            for token in account.stored.values() {
+                let key = SessionKey {
+                    account: name.clone(),
+                    token: token.clone(),
+                };
+                match self.sessions.get(&key) {
+                    Some(session) if now.since(session.left_at) < self.limits.keep => break,
+                    _ => over.push(key),
+                }
+            }
+        }
+        over.iter().for_each(|key| self.remove(key));
+    }
+
+    fn remove(&mut self, key: &SessionKey) {
+        let Some(session) = self.sessions.remove(key) else { return };
+        self.bytes -= session.bytes();
+        if let Some(account) = self.accounts.get_mut(&key.account) {
+            account.sessions -= 1;
+            account.bytes -= session.bytes();
+            account.stored.remove(&session.order);
+            if account.sessions == 0 {
+                self.accounts.remove(&key.account);
+            }
+        }
+    }
+
+    /// Makes room for so many bytes and sessions of this account: sessions without a connection leave, the account's own
+    /// for its share, those of the account with most bytes for the whole.
+    fn make_room(&mut self, key: &SessionKey, bytes: usize, sessions: usize) -> Result<(), NoRoom> {
+        let SessionLimits { max, max_bytes, .. } = self.limits;
+        loop {
+            let account = self.accounts.get(&key.account);
+            let own = account.map_or((0, 0), |account| (account.sessions, account.bytes));
+            let victim = if own.0 + sessions > max.div_ceil(SHARE) || own.1 + bytes > max_bytes.div_ceil(SHARE) {
+                self.oldest_of(&key.account)
+            } else if self.sessions.len() + sessions > max || self.bytes + bytes > max_bytes {
+                let with_stored = self.accounts.iter().filter(|(_, account)| !account.stored.is_empty());
+                let most = with_stored.max_by_key(|(_, account)| account.bytes);
+                most.map(|(name, _)| name.clone()).and_then(|name| self.oldest_of(&name))
+            } else {
+                return Ok(());
+            };
+            self.remove(&victim.ok_or(NoRoom)?);
+        }
+    }
+
+    fn oldest_of(&self, account: &Arc<str>) -> Option<SessionKey> {
+        let (_, token) = self.accounts.get(account)?.stored.first_key_value()?;
+        let (account, token) = (account.clone(), token.clone());
+        Some(SessionKey { account, token })
+    }
+
+    fn session(&mut self, client: ClientKey) -> Option<&mut Session<P>> {
+        self.sessions.get_mut(self.connected.get(&client)?)
+    }
+
+    // ---- subscriptions
+
+    /// Takes the first position of an equal subscription that nobody has yet; `None` if there is none.
+    pub(super) fn claim(&mut self, client: ClientKey, key: SubscriptionKey, now: Moment) -> Option<Claim> {
+        let keep = self.limits.keep;
+        let session = self.session(client)?;
+        let is_it = |slot: &&mut Slot<P>| match slot.state {
+            SlotState::Left(at) => slot.key == key && now.since(at) < keep,
+            SlotState::Claimed(_) | SlotState::Live(..) => false,
+        };
+        let slot = session.slots.iter_mut().find(is_it)?;
+        if let SlotState::Left(at) = slot.state {
+            slot.state = SlotState::Claimed(at);
+        }
+        Some(Claim {
+            slot: slot.number,
+            delivered: slot.track.as_ref()?.delivered(),
+        })
+    }
+
+    /// Checks that there is room for one more subscription.
+    pub(super) fn admit(&mut self, client: ClientKey) -> Result<(), NoRoom> {
+        match self.connected.get(&client).cloned() {
+            Some(key) => self.make_room(&key, SLOT_BYTES, 0),
+            None => Ok(()),
+        }
+    }
+
+    /// Follows a subscription: a repeated one by its claim, which keeps its position, or a new one, which begins at
+    /// `begins` or, while that is not known, with the first note.
+    pub(super) fn follow(
+        &mut self,
+        client: ClientKey,
+        key: SubscriptionKey,
+        claim: Option<&Claim>,
+        live: Live<P>,
+        begins: Option<(u64, Option<BlockRef>)>,
+    ) {
+        let Some(session) = self.session(client) else { return };
+        let claimed = claim.map(|claim| claim.slot);
+        if let Some(slot) = session.slots.iter_mut().find(|slot| Some(slot.number) == claimed) {
+            let left_at = match slot.state {
+                SlotState::Claimed(at) | SlotState::Left(at) => Some(at),
+                SlotState::Live(..) => None,
+            };
+            slot.state = SlotState::Live(live, left_at);
+            return;
+        }
+        let number = session.next_slot;
+        session.next_slot += 1;
+        session.slots.push(Slot {
+            number,
+            key,
+            state: SlotState::Live(live, None),
+            first: 0,
+            track: begins.map(|(first, at)| Track::begin(first, at)),
+            marked: begins.and_then(|(_, at)| at),
+        });
+        self.charge(client);
+    }
+
+    fn charge(&mut self, client: ClientKey) {
+        if let Some(key) = self.connected.get(&client)
+            && let Some(account) = self.accounts.get_mut(&key.account)
+        {
+            account.bytes += SLOT_BYTES;
+            self.bytes += SLOT_BYTES;
+        }
+    }
+
+    /// Forgets a subscription, for its client has ended it or was told that its position is lost.
+    pub(super) fn forget(&mut self, client: ClientKey, id: SubscriptionId) {
+        self.drop_slot(client, |slot| matches!(&slot.state, SlotState::Live(live, _) if live.recipient.id() == id));
+    }
+
+    /// Forgets a claimed position.
+    pub(super) fn forget_claim(&mut self, client: ClientKey, claim: &Claim) {
+        self.drop_slot(client, |slot| slot.number == claim.slot);
+    }
+
+    fn drop_slot(&mut self, client: ClientKey, is_it: impl Fn(&Slot<P>) -> bool) {
+        let Some(session) = self.session(client) else { return };
+        let Some(at) = session.slots.iter().position(is_it) else { return };
+        session.slots.remove(at);
+        if let Some(key) = self.connected.get(&client)
+            && let Some(account) = self.accounts.get_mut(&key.account)
+        {
+            account.bytes -= SLOT_BYTES;
+            self.bytes -= SLOT_BYTES;
+        }
+    }
+
+    // ---- positions
+
+    /// Records how far the connection's subscriptions were sent by now. Returns the payload of a mark to be sent behind
+    /// all of it; `None` if nothing has moved, or too many marks are on their way. `reached` gives the place of a
+    /// subscription and the number at which it began, `None` while it has no place between two blocks.
+    pub(super) fn note(
+        &mut self,
+        client: ClientKey,
+        reached: impl Fn(&Live<P>) -> Option<(Reached, u64)>,
+        standing: impl Fn(BlockRef) -> Standing,
+        payload: impl FnOnce() -> u64,
+    ) -> Option<u64> {
+        let session = self.session(client)?;
+        let number = session.next_mark;
+        let may_mark = session.marks.len() < MAX_MARKS;
+        let mut places = Vec::new();
+        for slot in &mut session.slots {
+            let SlotState::Live(live, _) = &slot.state else { continue };
+            if !live.recipient.is_answered() {
+                continue;
+            }
+            let Some((reached, first)) = reached(live) else { continue };
+            if reached.told.is_none() {
+                slot.track.get_or_insert_with(|| Track::begin(first, None));
+            }
+            match &mut slot.track {
+                Some(track) => track.sent(reached, &standing, number),
+                None => slot.first = first,
+            }
+            if let Some(told) = reached.told.filter(|told| may_mark && slot.marked != Some(*told)) {
+                slot.marked = Some(told);
+                places.push((slot.number, told));
+            }
+        }
+        if places.is_empty() {
+            return None;
+        }
+        let payload = payload();
+        session.next_mark += 1;
+        session.marks.push_back(Mark { payload, number, places });
+        Some(payload)
+    }
+
+    /// Sets the place at which a subscription begins whose block had to be found first.
+    pub(super) fn begin(&mut self, client: ClientKey, id: SubscriptionId, first: u64, at: Option<BlockRef>) {
+        let Some(session) = self.session(client) else { return };
+        let is_it = |slot: &&mut Slot<P>| matches!(&slot.state, SlotState::Live(live, _) if live.recipient.id() == id);
+        if let Some(slot) = session.slots.iter_mut().find(is_it) {
+            slot.track.get_or_insert_with(|| Track::begin(first, at));
+        }
+    }
+
+    /// Takes a pong; returns `false` if it answers no mark that is on its way. A client that invents payloads confirms
+    /// nothing, and one that answers too early has itself to thank.
+    pub(super) fn confirm(&mut self, client: ClientKey, payload: u64) -> bool {
+        let Some(session) = self.session(client) else { return false };
+        let Some(at) = session.marks.iter().position(|mark| mark.payload == payload) else {
+            return false;
+        };
+        let Session { marks, slots, .. } = session;
+        for mark in marks.drain(..=at) {
+            for slot in slots.iter_mut() {
+                let place = mark.places.iter().find(|(number, _)| *number == slot.number);
+                let told = place.map(|(_, told)| *told);
+                match &mut slot.track {
+                    Some(track) => track.confirm(mark.number, told),
+                    None => slot.track = told.map(|told| Track::begin(slot.first, Some(told))),
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
