@@ -267,7 +267,7 @@ impl App {
             clock,
             metrics.clone(),
         );
-        let registry = Arc::new(registry.with_sessions(config.positions));
+        let registry = Arc::new(registry.with_sessions(config.positions, unix_now()));
         if let Some(positions) = positions {
             let restored = registry.restore_sessions(positions, unix_now());
             info!(subscriptions = restored, "positions of sessions restored");
@@ -456,7 +456,7 @@ async fn sweep(services: &Services) {
     loop {
         tokio::time::sleep(SWEEP).await;
         services.door.forget_idle();
-        services.registry.expire_sessions();
+        services.registry.expire_sessions(unix_now());
     }
 }
 

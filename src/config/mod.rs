@@ -149,6 +149,10 @@ impl Config {
                 &"must be longer than keepalive.ping_interval",
             ));
         }
+        // A token that is younger, and unknown, counts as new.
+        if typed.sessions.keep < Duration::from_secs(30) {
+            return Err(bad("sessions.keep", &"must be at least 30s"));
+        }
         let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
         let certificate = match (file(&typed.tls.certificate), file(&typed.tls.key)) {
             (Some(certificate), Some(key)) => {
@@ -239,7 +243,7 @@ impl Config {
             },
             max_passthrough: typed.subscriptions.max_passthrough,
             positions: SessionLimits {
-                keep: positive("sessions.keep", typed.sessions.keep)?,
+                keep: typed.sessions.keep,
                 overlap: typed.sessions.overlap,
                 max: at_least("sessions.max", typed.sessions.max, 1)?,
                 max_bytes: bytes("memory.sessions", typed.memory.sessions, 64 << 10)?,

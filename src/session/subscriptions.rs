@@ -7,7 +7,7 @@ use super::Services;
 use super::intake::RequestRefusal;
 use super::web_socket::WebSocket;
 use crate::delivery::CloseReason;
-use crate::door::{Limit, Reserved};
+use crate::door::{Limit, Reserved, unix_now};
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
 use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
 use crate::subscription::{Asked, Claim, NodeSubscription, Start, SubscriptionKey, Topic, no_such_kind};
@@ -78,7 +78,7 @@ impl WebSocket<'_> {
         if remembered.is_some() {
             services
                 .registry
-                .admit_position(self.writer.id())
+                .admit_position(self.writer.id(), unix_now())
                 .map_err(|words| error(LIMIT_EXCEEDED, words))?;
         }
         if let Topic::Trailing(level, ..) = &topic

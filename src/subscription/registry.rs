@@ -111,7 +111,7 @@ impl Registry {
             needs: Notify::new(),
             traces: BlockTraces::default(),
             under_way: Mutex::default(),
-            sessions: Mutex::new(Sessions::new(SessionLimits::default())),
+            sessions: Mutex::new(Sessions::new(SessionLimits::default(), 0)),
             session_clients: AtomicUsize::new(0),
             clock,
             metrics,

@@ -53,6 +53,7 @@ mod routing;
 mod scripted;
 mod server_sent_events;
 mod shares;
+mod sessions;
 mod sharing;
 mod shutdown;
 mod tail;

@@ -25,9 +25,9 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(limits: SessionLimits) -> Self {
+    pub(super) fn new(limits: SessionLimits, started: u64) -> Self {
         Self {
-            book: SessionBook::new(limits),
+            book: SessionBook::new(limits, started),
             writers: HashMap::new(),
         }
     }
@@ -57,10 +57,10 @@ fn standing(history: &History, block: BlockRef) -> Standing {
 }
 
 impl Registry {
-    /// Bounds the sessions.
+    /// Bounds the sessions of a process that started at this time, in seconds since 1970.
     #[must_use]
-    pub fn with_sessions(self, limits: SessionLimits) -> Self {
-        let sessions = parking_lot::Mutex::new(Sessions::new(limits));
+    pub fn with_sessions(self, limits: SessionLimits, started: u64) -> Self {
+        let sessions = parking_lot::Mutex::new(Sessions::new(limits, started));
         Self { sessions, ..self }
     }
 
@@ -110,8 +110,8 @@ impl Registry {
     ///
     /// # Errors
     /// The client's error text.
-    pub fn admit_position(&self, client: ClientKey) -> Result<(), &'static str> {
-        let admitted = self.sessions.lock().book.admit(client);
+    pub fn admit_position(&self, client: ClientKey, unix: u64) -> Result<(), &'static str> {
+        let admitted = self.sessions.lock().book.admit(client, unix);
         admitted.map_err(|_| "limit exceeded: positions of this client's sessions, subscribe without a session")
     }
 
@@ -151,8 +151,8 @@ impl Registry {
     }
 
     /// Forgets sessions whose time without a connection is over.
-    pub fn expire_sessions(&self) {
-        self.sessions.lock().book.expire(self.clock.now());
+    pub fn expire_sessions(&self, unix: u64) {
+        self.sessions.lock().book.expire(self.clock.now(), unix);
     }
 
     /// Returns the sizes of the book.

@@ -180,6 +180,8 @@ struct Account {
     bytes: usize,
     /// Sessions without a connection, oldest first.
     stored: BTreeMap<u64, SessionToken>,
+    /// Time at which a session was last forgotten for want of room, in seconds since 1970.
+    forgot_at: u64,
 }
 
 /// Sizes of the book.
@@ -204,12 +206,16 @@ pub(super) struct SessionBook<P> {
     connected: HashMap<ClientKey, SessionKey>,
     bytes: usize,
     next_order: u64,
+    /// Start of this process, in seconds since 1970: tokens made before may be of sessions of an earlier one.
+    started: u64,
 }
 
 impl<P: Copy> SessionBook<P> {
-    pub(super) fn new(limits: SessionLimits) -> Self {
+    /// Creates an empty book of a process that started at this time, in seconds since 1970.
+    pub(super) fn new(limits: SessionLimits, started: u64) -> Self {
         Self {
             limits,
+            started,
             sessions: HashMap::new(),
             accounts: HashMap::new(),
             connected: HashMap::new(),
@@ -235,7 +241,7 @@ impl<P: Copy> SessionBook<P> {
 
     /// Opens a session for a connection; `unix` is the time in seconds since 1970.
     pub(super) fn open(&mut self, key: SessionKey, client: ClientKey, now: Moment, unix: u64) -> Result<Opened, NoRoom> {
-        self.expire(now);
+        self.expire(now, unix);
         if let Some(session) = self.sessions.get(&key) {
             let displaced = session.client;
             if let Some(displaced) = displaced {
@@ -245,8 +251,10 @@ impl<P: Copy> SessionBook<P> {
             let is_lost = false;
             return Ok(Opened { displaced, is_lost });
         }
-        self.make_room(&key, SESSION_BYTES, 1)?;
-        let is_lost = !key.token.is_fresh(unix);
+        self.make_room(&key, SESSION_BYTES, 1, unix)?;
+        let forgot_at = self.accounts.get(&key.account).map_or(0, |account| account.forgot_at);
+        let may_be_known = key.token.made() < self.started || key.token.made() <= forgot_at;
+        let is_lost = may_be_known || !key.token.is_fresh(unix);
         self.insert(key.clone(), now, Vec::new());
         self.connect(key, client);
         let displaced = None;
@@ -314,8 +322,8 @@ impl<P: Copy> SessionBook<P> {
         self.bytes -= freed;
     }
 
-    /// Forgets sessions whose time without a connection is over.
-    pub(super) fn expire(&mut self, now: Moment) {
+    /// Forgets sessions whose time without a connection is over; `unix` is the time in seconds since 1970.
+    pub(super) fn expire(&mut self, now: Moment, unix: u64) {
         let mut over = Vec::new();
         for (name, account) in &self.accounts {
             for token in account.stored.values() {
@@ -330,6 +338,8 @@ impl<P: Copy> SessionBook<P> {
             }
         }
         over.iter().for_each(|key| self.remove(key));
+        let is_used = |account: &Account| account.sessions > 0 || token::is_fresh(account.forgot_at, unix);
+        self.accounts.retain(|_, account| is_used(account));
     }
 
     fn remove(&mut self, key: &SessionKey) {
@@ -339,15 +349,12 @@ impl<P: Copy> SessionBook<P> {
             account.sessions -= 1;
             account.bytes -= session.bytes();
             account.stored.remove(&session.order);
-            if account.sessions == 0 {
-                self.accounts.remove(&key.account);
-            }
         }
     }
 
     /// Makes room for so many bytes and sessions of this account: sessions without a connection leave, the account's own
     /// for its share, those of the account with most bytes for the whole.
-    fn make_room(&mut self, key: &SessionKey, bytes: usize, sessions: usize) -> Result<(), NoRoom> {
+    fn make_room(&mut self, key: &SessionKey, bytes: usize, sessions: usize, unix: u64) -> Result<(), NoRoom> {
         let SessionLimits { max, max_bytes, .. } = self.limits;
         loop {
             let account = self.accounts.get(&key.account);
@@ -361,7 +368,11 @@ impl<P: Copy> SessionBook<P> {
             } else {
                 return Ok(());
             };
-            self.remove(&victim.ok_or(NoRoom)?);
+            let victim = victim.ok_or(NoRoom)?;
+            self.remove(&victim);
+            if let Some(account) = self.accounts.get_mut(&victim.account) {
+                account.forgot_at = unix;
+            }
         }
     }
 
@@ -396,9 +407,9 @@ impl<P: Copy> SessionBook<P> {
     }
 
     /// Checks that there is room for one more subscription.
-    pub(super) fn admit(&mut self, client: ClientKey) -> Result<(), NoRoom> {
+    pub(super) fn admit(&mut self, client: ClientKey, unix: u64) -> Result<(), NoRoom> {
         match self.connected.get(&client).cloned() {
-            Some(key) => self.make_room(&key, SLOT_BYTES, 0),
+            Some(key) => self.make_room(&key, SLOT_BYTES, 0, unix),
             None => Ok(()),
         }
     }

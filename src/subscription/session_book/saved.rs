@@ -91,7 +91,7 @@ impl<P: Copy> SessionBook<P> {
             let key = SessionKey { account, token };
             let too_old = session.age.saturating_add(since) >= self.limits.keep.as_secs().max(1);
             let bytes = super::SESSION_BYTES + session.positions.len() * super::SLOT_BYTES;
-            if too_old || self.sessions.contains_key(&key) || self.make_room(&key, bytes, 1).is_err() {
+            if too_old || self.sessions.contains_key(&key) || self.make_room(&key, bytes, 1, unix).is_err() {
                 continue;
             }
             let slot = |(number, position): (usize, SavedPosition)| Slot {

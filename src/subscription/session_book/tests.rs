@@ -1,0 +1,251 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::clock::at;
+
+mod chain;
+
+const NOW: u64 = 1_000;
+
+fn limits() -> SessionLimits {
+    SessionLimits {
+        keep: Duration::from_secs(60),
+        ..SessionLimits::default()
+    }
+}
+
+fn key(account: &str, token: &str) -> SessionKey {
+    SessionKey {
+        account: account.into(),
+        token: SessionToken::parse(&format!("{NOW}-{token:a>16}")).expect("a token"),
+    }
+}
+
+fn block(number: u64) -> BlockRef {
+    let hash = B256::from(alloy_primitives::U256::from(number));
+    BlockRef { number, hash }
+}
+
+fn live(answered: bool) -> Live<()> {
+    let recipient = Recipient::new(SubscriptionId::random(), 0);
+    if answered {
+        recipient.answered();
+    }
+    Live { recipient, place: () }
+}
+
+/// Plays a story of one session, in words: `c1` connects client 1, `x1` ends its connection (`X1` told that events are
+/// lost), `sa` subscribes to `a`, `s!a` without an answer, `ua` unsubscribes from the newest `a`, `n5` notes that all
+/// subscriptions were sent block 5, `k` confirms the newest mark, `K` the oldest, `f` forges a pong, `+9` waits nine
+/// seconds.
+#[track_caller]
+fn check(story: &str, expect: Expect) {
+    let mut book = SessionBook::<()>::new(limits(), 0);
+    let mut now = at(1);
+    let mut unix = NOW;
+    let mut client = 0;
+    let mut lives: Vec<(char, Live<()>)> = Vec::new();
+    let mut marks: Vec<u64> = Vec::new();
+    let mut out = Vec::new();
+    for word in story.split_whitespace() {
+        let (what, rest) = word.split_at(1);
+        let number = || rest.parse::<u64>().expect("a number");
+        match what {
+            "c" => {
+                client = number();
+                lives.clear();
+                marks.clear();
+                out.push(match book.open(key("acme", "t"), client, now, unix) {
+                    Ok(Opened { displaced, is_lost }) => match (displaced, is_lost) {
+                        (Some(displaced), _) => format!("displaced {displaced}"),
+                        (None, true) => "lost".to_owned(),
+                        (None, false) => "open".to_owned(),
+                    },
+                    Err(NoRoom) => "no room".to_owned(),
+                });
+            }
+            "x" => book.close(number(), now, true),
+            "X" => book.close(number(), now, false),
+            "s" => {
+                let name = rest.chars().last().expect("a name");
+                let own = SubscriptionKey::of(&name);
+                let claim = book.claim(client, own, now);
+                let live = live(!rest.starts_with('!'));
+                out.push(match claim.as_ref().map(|claim| &claim.delivered) {
+                    None => format!("{name} new"),
+                    Some(None) => format!("{name} lost"),
+                    Some(Some(delivered)) => format!(
+                        "{name} from {:?} of {:?}",
+                        delivered.received.map(|block| block.number),
+                        delivered.sent.map(|block| block.number)
+                    ),
+                });
+                book.follow(client, own, claim.as_ref(), live.clone(), Some((1, Some(block(0)))));
+                lives.push((name, live));
+            }
+            "u" => {
+                let at = lives.iter().rposition(|(name, _)| rest.starts_with(*name)).expect("subscribed");
+                let (_, gone) = lives.remove(at);
+                book.forget(client, gone.recipient.id());
+            }
+            "n" => {
+                let reached = Reached {
+                    told: Some(block(number())),
+                    sent: Some(block(number())),
+                };
+                let payload = marks.len() as u64 + 100;
+                let noted = book.note(client, |_| Some((reached, 1)), |_| Standing::Canonical, || payload);
+                match noted {
+                    Some(mark) => marks.push(mark),
+                    None => out.push("no mark".to_owned()),
+                }
+            }
+            "k" | "K" => {
+                let mark = if what == "k" { marks.last() } else { marks.first() };
+                assert!(book.confirm(client, *mark.expect("a mark")));
+            }
+            "f" => assert!(!book.confirm(client, 7)),
+            "+" => {
+                now = now + Duration::from_secs(number());
+                unix += number();
+            }
+            _ => panic!("{word}"),
+        }
+    }
+    let totals = book.totals();
+    out.push(format!("{} of {}", totals.positions, totals.sessions));
+    expect.assert_eq(&out.join("; "));
+}
+
+#[test]
+fn a_position_is_what_was_confirmed() {
+    check("c1 sa n5 k n6 x1 c2 sa", expect!["open; a new; open; a from Some(5) of Some(6); 1 of 1"]);
+    check("c1 sa n5 n6 n7 K x1 c2 sa", expect!["open; a new; open; a from Some(5) of Some(7); 1 of 1"]);
+    check("c1 sa n5 n6 n7 k x1 c2 sa", expect!["open; a new; open; a from Some(7) of Some(7); 1 of 1"]);
+    // The first position is that of the answer.
+    check("c1 sa x1 c2 sa", expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"]);
+    check("c1 sa n5 f x1 c2 sa", expect!["open; a new; open; a from Some(0) of Some(5); 1 of 1"]);
+    // Nothing moved: no mark.
+    check("c1 sa n5 n5", expect!["open; a new; no mark; 1 of 1"]);
+    // Eight marks are on their way; the next one waits for a pong.
+    check(
+        "c1 sa n1 n2 n3 n4 n5 n6 n7 n8 n9 K n10 k x1 c2 sa",
+        expect!["open; a new; no mark; open; a from Some(10) of Some(10); 1 of 1"],
+    );
+}
+
+#[test]
+fn equal_subscriptions_are_matched_in_order() {
+    check(
+        "c1 sa n5 k sa sb n6 x1 c2 sb sa sa sa",
+        expect![
+            "open; a new; a new; b new; open; b from Some(0) of Some(6); a from Some(5) of Some(6); a from Some(0) of Some(6); a new; 4 of 1"
+        ],
+    );
+    check("c1 sa sa ua x1 c2 sa sa", expect!["open; a new; a new; open; a from Some(0) of Some(0); a new; 2 of 1"]);
+    check("c1 sa ua x1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
+}
+
+#[test]
+fn a_subscription_without_an_answer_is_none_and_a_claim_without_one_keeps_its_position() {
+    check("c1 s!a x1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
+    check(
+        "c1 sa n5 k x1 c2 s!a x2 c3 sa",
+        expect!["open; a new; open; a from Some(5) of Some(5); open; a from Some(5) of Some(5); 1 of 1"],
+    );
+}
+
+#[test]
+fn another_connection_takes_the_place_of_the_first() {
+    check(
+        "c1 sa n5 k c2 sa x1",
+        expect!["open; a new; displaced 1; a from Some(5) of Some(5); 1 of 1"],
+    );
+}
+
+#[test]
+fn positions_are_kept_for_a_while_and_then_the_client_is_told_once() {
+    check("c1 sa x1 +59 c2 sa", expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"]);
+    check("c1 sa x1 +60 c2 x2 +1 c3 sa", expect!["open; a new; lost; open; a new; 1 of 1"]);
+    // Positions that no subscription claims are not kept by the connection.
+    check("c1 sa sb x1 +1 c2 sa +60 sb", expect!["open; a new; b new; open; a from Some(0) of Some(0); b new; 3 of 1"]);
+    check("c1 sa n5 k X1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
+}
+
+#[test]
+fn a_session_that_left_for_want_of_room_is_told_so() {
+    let mut book = SessionBook::<()>::new(SessionLimits { max: 8, ..limits() }, NOW - 5);
+    let mut open = |book: &mut SessionBook<()>, account, token: &str, client| {
+        book.open(key(account, token), client, at(client), NOW).map(|opened| opened.is_lost)
+    };
+    assert_eq!(open(&mut book, "a", "one", 1), Ok(false));
+    assert_eq!(open(&mut book, "a", "two", 2), Ok(false));
+    // A quarter of eight, and both are connected.
+    assert_eq!(open(&mut book, "a", "three", 3), Err(NoRoom));
+    assert_eq!(open(&mut book, "b", "three", 3), Ok(false), "another account");
+    book.close(1, at(5), true);
+    assert_eq!(open(&mut book, "a", "three", 4), Ok(true), "one of the account had to leave");
+    book.close(4, at(6), true);
+    assert_eq!(open(&mut book, "a", "one", 5), Ok(true), "it is told");
+    assert_eq!(open(&mut book, "b", "four", 6), Ok(false), "and nobody else");
+    // The whole: the oldest of the account with most bytes leaves.
+    for (account, client) in [("c", 7), ("c", 8), ("d", 9), ("d", 10)] {
+        assert_eq!(open(&mut book, account, &client.to_string(), client), Ok(false));
+    }
+    assert_eq!(book.totals().sessions, 8);
+    assert_eq!(open(&mut book, "e", "x", 11), Err(NoRoom));
+    book.close(9, at(12), true);
+    assert_eq!(open(&mut book, "e", "x", 11), Ok(false));
+    assert_eq!(book.totals().sessions, 8);
+    // Tokens from before the start may be of sessions of an earlier process.
+    let mut book = SessionBook::<()>::new(limits(), NOW + 1);
+    assert_eq!(open(&mut book, "a", "one", 1), Ok(true));
+}
+
+#[test]
+fn bytes_are_counted_and_bounded() {
+    let max_bytes = 4 * (SESSION_BYTES + 2 * SLOT_BYTES);
+    let mut book = SessionBook::<()>::new(SessionLimits { max_bytes, ..limits() }, 0);
+    book.open(key("a", "one"), 1, at(1), NOW).expect("room");
+    for name in 0..2 {
+        assert_eq!(book.admit(1, NOW), Ok(()));
+        book.follow(1, SubscriptionKey::of(&name), None, live(true), Some((1, None)));
+    }
+    assert_eq!(book.admit(1, NOW), Err(NoRoom), "a quarter");
+    let totals = book.totals();
+    assert_eq!((totals.positions, totals.bytes), (2, max_bytes / 4));
+    book.close(1, at(2), true);
+    assert_eq!(book.totals().bytes, max_bytes / 4);
+    book.open(key("a", "two"), 2, at(3), NOW).expect("the first one leaves");
+    assert_eq!(book.totals().bytes, SESSION_BYTES);
+    book.close(2, at(4), true);
+    book.expire(at(4) + Duration::from_secs(60), NOW + 60);
+    assert_eq!(book.totals(), SessionTotals::default());
+    assert!(book.accounts.is_empty());
+    // More than the session and its marks take.
+    assert!(SESSION_BYTES > size_of::<Session<u128>>() + 128 + MAX_MARKS * size_of::<Mark>());
+    let places = MAX_MARKS * size_of::<(u64, BlockRef)>() * 2;
+    assert!(SLOT_BYTES > size_of::<Slot<u128>>() + places + 17 * size_of::<(u64, BlockRef)>() / 2);
+}
+
+#[test]
+fn positions_survive_a_restart_unless_they_are_too_old() {
+    let mut book = SessionBook::<()>::new(limits(), 0);
+    book.open(key("a", "one"), 1, at(1), NOW).expect("room");
+    book.follow(1, SubscriptionKey::of(&'a'), None, live(true), Some((1, Some(block(7)))));
+    let empty = serde_json::to_string(&book.save(at(1), NOW)).expect("JSON");
+    assert!(!empty.contains("one"), "a connected session is not over");
+    book.close(1, at(2), true);
+    let saved = || -> SavedSessions {
+        let text = serde_json::to_string(&book.save(at(2), NOW)).expect("JSON");
+        serde_json::from_str(&text).expect("positions")
+    };
+    let mut next = SessionBook::<()>::new(limits(), NOW + 30);
+    assert_eq!(next.restore(saved(), at(1), NOW + 30), 1);
+    let opened = next.open(key("a", "one"), 1, at(2), NOW + 31).expect("room");
+    assert!(!opened.is_lost);
+    let claim = next.claim(1, SubscriptionKey::of(&'a'), at(3)).expect("a position");
+    assert_eq!(claim.delivered.and_then(|own| own.received), Some(block(7)));
+    let mut late = SessionBook::<()>::new(limits(), NOW + 60);
+    assert_eq!(late.restore(saved(), at(1), NOW + 60), 0);
+}

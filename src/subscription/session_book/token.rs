@@ -35,11 +35,22 @@ impl SessionToken {
         &self.text
     }
 
+    /// Returns the time at which the client made it, in seconds since 1970.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
     /// Checks if the token was made just now; `now` is in seconds since 1970.
     #[must_use]
     pub fn is_fresh(&self, now: u64) -> bool {
-        self.made.abs_diff(now) <= FRESH.as_secs()
+        is_fresh(self.made, now)
     }
+}
+
+/// Checks if this time is just now, both in seconds since 1970.
+pub(super) fn is_fresh(time: u64, now: u64) -> bool {
+    time.abs_diff(now) <= FRESH.as_secs()
 }
 
 #[cfg(test)]

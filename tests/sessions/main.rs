@@ -1,0 +1,306 @@
+//! Sessions with unmodified libraries: a relay cuts the connection at random moments, with reorgs in between, and what the
+//! application saw has no hole.
+//!
+//! `cargo test --test sessions`; `SESSION_CUTS` and `SESSION_SEED` change the number of cuts (200) and the story. viem runs
+//! in Node where `tests/interop/node_modules` has it.
+
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../it/tail/relay.rs"]
+mod relay;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alloy_provider::{Provider, ProviderBuilder, WsConnect};
+use alloy_rpc_types_eth::Filter;
+use headwater::app::App;
+use headwater::config::{Config, typed};
+use headwater::devnet::{self, Block, Control, Devnet};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use relay::Relay;
+
+/// Time limit of every wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Event as the application got it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    Head(String),
+    Log(String, u64),
+    Undo(String, u64),
+}
+
+/// What the application saw, in order.
+#[derive(Clone, Default)]
+struct Story(Arc<Mutex<Vec<Seen>>>);
+
+impl Story {
+    fn push(&self, seen: Seen) {
+        self.0.lock().push(seen);
+    }
+
+    fn has_head(&self, block: &Block) -> bool {
+        let head = Seen::Head(block.hash().to_string());
+        self.0.lock().contains(&head)
+    }
+
+    async fn until(&self, what: &str, is_it: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !is_it(self) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, waiting)
+            .await
+            .unwrap_or_else(|_| panic!("{what}: not in {PATIENCE:?}, after {:?}", self.0.lock().last()));
+    }
+}
+
+/// The proxy before a node that mines on command, behind a relay.
+struct World {
+    _node: Devnet,
+    control: Control,
+    relay: Relay,
+    stop: CancellationToken,
+    rng: StdRng,
+    first: u64,
+    cuts: u32,
+}
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+impl World {
+    async fn start() -> Self {
+        let node = Devnet::start(devnet::Config::manual()).await.unwrap();
+        let control = node.handle();
+        control.mine_many(20);
+        let mut typed = typed::Config {
+            listen: "127.0.0.1:0".into(),
+            admin: "127.0.0.1:0".into(),
+            upstream: vec![node.ws_url().into()],
+            ..typed::Config::default()
+        };
+        typed.limits.handshakes_per_minute = 1_000_000;
+        let app = App::bind(Config::check(&typed).unwrap()).await.unwrap();
+        let relay = Relay::start(app.address().unwrap()).await;
+        let stop = CancellationToken::new();
+        tokio::spawn(app.run(stop.clone().cancelled_owned()));
+        let seed = variable("SESSION_SEED", rand::random());
+        println!("SESSION_SEED={seed}");
+        let first = control.head().number() + 1;
+        Self {
+            _node: node,
+            control,
+            relay,
+            stop,
+            rng: StdRng::seed_from_u64(seed),
+            first,
+            cuts: variable("SESSION_CUTS", 200) as u32,
+        }
+    }
+
+    fn url(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        format!("{}/?session={now}-{:016x}", self.relay.url(), rand::random::<u64>())
+    }
+
+    fn act(&mut self) {
+        match self.rng.random_range(0..10) {
+            0..=5 => drop(self.control.mine()),
+            6..=7 => drop(self.control.mine_many(self.rng.random_range(2..6))),
+            _ => {
+                let depth = self.rng.random_range(1..4);
+                drop(self.control.reorg(depth, depth + self.rng.random_range(1..3)));
+            }
+        }
+        // A reorg may reach below the blocks that the client began with.
+        let depth = self.control.head().number().saturating_sub(self.first);
+        if depth < 5 {
+            self.control.mine_many(5);
+        }
+    }
+
+    /// Cuts the connection at random moments, with blocks and reorgs in between.
+    async fn cut_often(&mut self, story: &Story) {
+        self.act();
+        for cut in 0..self.cuts {
+            for _ in 0..self.rng.random_range(1..4) {
+                self.act();
+                if self.rng.random_bool(0.5) {
+                    sleep(Duration::from_micros(self.rng.random_range(0..15_000))).await;
+                }
+            }
+            if self.rng.random_bool(0.3) {
+                // In the middle of whatever the next connections are sent.
+                self.relay.cut_after(self.rng.random_range(200..40_000));
+            } else {
+                self.relay.cut_after(u64::MAX);
+            }
+            self.relay.cut();
+            // The library comes back, and now and then catches up.
+            if cut % 8 == 0 {
+                self.relay.cut_after(u64::MAX);
+                self.relay.cut();
+                let block = self.control.mine();
+                story.until("catching up", |story| story.has_head(&block)).await;
+            } else {
+                sleep(Duration::from_millis(self.rng.random_range(0..60))).await;
+            }
+        }
+        self.relay.cut_after(u64::MAX);
+        self.relay.cut();
+        let last = self.control.mine_many(6);
+        story
+            .until("the last block", |story| last.iter().all(|block| story.has_head(block)))
+            .await;
+        let block = last.last().unwrap();
+        let log = Seen::Log(block.hash().to_string(), block.logs().count() as u64 - 1);
+        story.until("the last log", |story| story.0.lock().contains(&log)).await;
+    }
+
+    /// Checks that the events lead to the chain, and returns how many came more than once.
+    fn check(&self, story: &Story) -> (usize, usize) {
+        let story = story.0.lock();
+        let canonical: Vec<Arc<Block>> = (self.first..=self.control.head().number())
+            .map(|number| self.control.with_chain(|chain| chain.block_at(number).cloned().unwrap()))
+            .collect();
+        let heads: BTreeSet<&Seen> = story.iter().filter(|seen| matches!(seen, Seen::Head(_))).collect();
+        let mut logs: BTreeMap<(&str, u64), bool> = BTreeMap::new();
+        let mut distinct = BTreeSet::new();
+        let mut repeated = 0;
+        for seen in story.iter() {
+            repeated += usize::from(!distinct.insert(seen.clone()));
+            match seen {
+                Seen::Log(hash, index) => drop(logs.insert((hash, *index), true)),
+                Seen::Undo(hash, index) => drop(logs.insert((hash, *index), false)),
+                Seen::Head(_) => {}
+            }
+        }
+        let mut expected = BTreeSet::new();
+        for block in &canonical {
+            let hash = block.hash().to_string();
+            assert!(heads.contains(&Seen::Head(hash.clone())), "head {:#x} is missing", block.number());
+            for index in 0..block.logs().count() as u64 {
+                expected.insert((hash.clone(), index));
+                let applied = logs.get(&(&*hash, index));
+                assert_eq!(applied, Some(&true), "log {index} of {:#x}: {applied:?}", block.number());
+            }
+        }
+        for ((hash, index), is_there) in logs {
+            let is_expected = expected.contains(&(hash.to_owned(), index));
+            assert!(!is_there || is_expected, "log {index} of {hash} was not taken back");
+        }
+        (story.len(), repeated)
+    }
+}
+
+async fn with_alloy(slow: Duration) {
+    let mut world = World::start().await;
+    let story = Story::default();
+    let connect = WsConnect::new(world.url())
+        .with_max_retries(1_000_000)
+        .with_retry_interval(Duration::from_millis(20));
+    let provider = ProviderBuilder::new().connect_ws(connect).await.unwrap();
+    // A receiver that lags loses events within alloy, session or not.
+    let mut heads = provider.subscribe_blocks().channel_size(1 << 20).await.unwrap();
+    let mut logs = provider.subscribe_logs(&Filter::new()).channel_size(1 << 20).await.unwrap();
+    let told = story.clone();
+    let reading = tokio::spawn(async move {
+        loop {
+            let seen = tokio::select! {
+                head = heads.recv() => Seen::Head(head.unwrap().hash.to_string()),
+                log = logs.recv() => {
+                    let log = log.unwrap();
+                    let (hash, index) = (log.block_hash.unwrap().to_string(), log.log_index.unwrap());
+                    if log.removed { Seen::Undo(hash, index) } else { Seen::Log(hash, index) }
+                }
+            };
+            told.push(seen);
+            if !slow.is_zero() {
+                sleep(slow).await;
+            }
+        }
+    });
+    world.cut_often(&story).await;
+    let (events, repeated) = world.check(&story);
+    println!("alloy, pause {slow:?}: {} cuts, {events} events, {repeated} of them repeated", world.cuts);
+    reading.abort();
+    world.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alloy_sees_no_hole() {
+    with_alloy(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_application_on_alloy_sees_no_hole() {
+    with_alloy(Duration::from_millis(2)).await;
+}
+
+async fn with_script(name: &str, command: &mut Command) {
+    let mut world = World::start().await;
+    let story = Story::default();
+    let mut child = command
+        .arg(world.url())
+        .arg(if name.contains("slow") { "2" } else { "0" })
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(ready.as_deref(), Some("ready"));
+    let told = story.clone();
+    let reading = tokio::spawn(async move {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let index = u64::from_str_radix(words[2].trim_start_matches("0x"), 16).unwrap();
+            let hash = words[1].to_owned();
+            told.push(match words[0] {
+                "head" => Seen::Head(hash),
+                "log" => Seen::Log(hash, index),
+                _ => Seen::Undo(hash, index),
+            });
+        }
+    });
+    world.cut_often(&story).await;
+    let (events, repeated) = world.check(&story);
+    println!("{name}: {} cuts, {events} events, {repeated} of them repeated", world.cuts);
+    child.kill().await.unwrap();
+    reading.abort();
+    world.stop.cancel();
+}
+
+async fn with_viem(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
+    if !folder.join("node_modules/viem").exists() {
+        println!("skipped: no viem, see tests/interop/README.md");
+        return;
+    }
+    with_script(name, Command::new("node").arg(folder.join("libraries/session-viem.mjs"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn viem_sees_no_hole() {
+    with_viem("viem").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_application_on_viem_sees_no_hole() {
+    with_viem("viem, slow").await;
+}
