@@ -67,19 +67,21 @@ impl Registry {
     /// Opens a session for this connection; a connection of the same session before is closed. `unix` is the time in
     /// seconds since 1970. A connection whose session is not known any more is closed with the reason.
     pub fn open_session(&self, key: SessionKey, writer: &Arc<ClientWriter>, unix: u64) {
+        // Under the lock of the tables nothing was sent that is not noted, and nothing is sent to a closed connection.
+        let tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
         let client = writer.id();
+        let displaced = sessions.book.client_of(&key).and_then(|before| sessions.writers.remove(&before));
+        if let Some(displaced) = displaced {
+            displaced.close(CloseReason::Replaced);
+        }
         let opened = match sessions.book.open(key, client, self.clock.now(), unix) {
             Ok(opened) => opened,
             Err(_) => return writer.close(CloseReason::NoSession),
         };
-        let displaced = opened.displaced.and_then(|before| sessions.writers.remove(&before));
         sessions.writers.insert(client, writer.clone());
         self.session_clients.store(sessions.writers.len(), Ordering::Relaxed);
-        drop(sessions);
-        if let Some(displaced) = displaced {
-            displaced.close(CloseReason::Replaced);
-        }
+        drop((sessions, tables));
         if opened.is_lost {
             self.count_session("lost");
             writer.close(CloseReason::PositionLost);
@@ -88,6 +90,8 @@ impl Registry {
 
     /// Ends the connection of a session. Its positions stay unless the client was told that they are lost.
     pub fn close_session(&self, client: ClientKey, keeps: bool) {
+        // Under the lock of the tables nothing was sent that is not noted.
+        let _tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
         sessions.writers.remove(&client);
         sessions.book.close(client, self.clock.now(), keeps);

@@ -300,6 +300,7 @@ impl<P: Copy> SessionBook<P> {
         session.marks.clear();
         for slot in &mut session.slots {
             slot.marked = None;
+            slot.track.iter_mut().for_each(Track::leave);
             match &slot.state {
                 SlotState::Left(_) => {}
                 SlotState::Claimed(at) => slot.state = SlotState::Left(*at),
@@ -380,6 +381,11 @@ impl<P: Copy> SessionBook<P> {
         let (_, token) = self.accounts.get(account)?.stored.first_key_value()?;
         let (account, token) = (account.clone(), token.clone());
         Some(SessionKey { account, token })
+    }
+
+    /// Returns the connection of a session.
+    pub(super) fn client_of(&self, key: &SessionKey) -> Option<ClientKey> {
+        self.sessions.get(key)?.client
     }
 
     fn session(&mut self, client: ClientKey) -> Option<&mut Session<P>> {

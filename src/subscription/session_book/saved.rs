@@ -103,7 +103,7 @@ impl<P: Copy> SessionBook<P> {
                     first: position.first,
                     received: position.received.map(block),
                     sent: position.sent.map(block),
-                    left: position.left.into_iter().map(|own| (u64::MAX, block(own))).collect(),
+                    left: position.left.into_iter().map(|own| (None, block(own))).collect(),
                     is_lost: false,
                 }),
                 first: 0,

@@ -173,9 +173,40 @@ fn positions_are_kept_for_a_while_and_then_the_client_is_told_once() {
 }
 
 #[test]
+fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
+    let mut book = SessionBook::<()>::new(limits(), 0);
+    let (a, b) = (SubscriptionKey::of(&'a'), SubscriptionKey::of(&'b'));
+    let reached = |number| {
+        let (told, sent) = (Some(block(number)), Some(block(number)));
+        move |_: &Live<()>| Some((Reached { told, sent }, 1))
+    };
+    book.open(key("a", "t"), 1, at(1), NOW).expect("room");
+    book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
+    book.follow(1, b, None, live(true), Some((1, Some(block(1)))));
+    assert_eq!(book.note(1, reached(5), |_| Standing::Canonical, || 50), Some(50));
+    // Block 5 is dropped, and 105 takes its place.
+    assert_eq!(book.note(1, reached(105), |_| Standing::Dropped(4), || 51), Some(51));
+    book.close(1, at(2), true);
+    book.open(key("a", "t"), 2, at(3), NOW).expect("room");
+    let claim = book.claim(2, b, at(3)).expect("a position");
+    book.follow(2, b, Some(&claim), live(true), None);
+    assert_eq!(book.note(2, reached(106), |_| Standing::Canonical, || 60), Some(60));
+    assert!(book.confirm(2, 60));
+    let left = |claim: Option<Claim>| claim.and_then(|own| own.delivered).map(|own| own.left);
+    let claim = book.claim(2, a, at(3));
+    assert_eq!(left(claim.clone()), Some(vec![block(5)]));
+    book.follow(2, a, claim.as_ref(), live(true), None);
+    assert_eq!(book.note(2, reached(107), |_| Standing::Canonical, || 61), Some(61));
+    assert!(book.confirm(2, 61));
+    book.close(2, at(4), true);
+    book.open(key("a", "t"), 3, at(5), NOW).expect("room");
+    assert_eq!(left(book.claim(3, a, at(5))), Some(Vec::new()));
+}
+
+#[test]
 fn a_session_that_left_for_want_of_room_is_told_so() {
     let mut book = SessionBook::<()>::new(SessionLimits { max: 8, ..limits() }, NOW - 5);
-    let mut open = |book: &mut SessionBook<()>, account, token: &str, client| {
+    let open = |book: &mut SessionBook<()>, account, token: &str, client| {
         book.open(key(account, token), client, at(client), NOW).map(|opened| opened.is_lost)
     };
     assert_eq!(open(&mut book, "a", "one", 1), Ok(false));

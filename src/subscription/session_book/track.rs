@@ -23,8 +23,9 @@ pub(super) struct Track {
     pub(super) first: u64,
     pub(super) received: Option<BlockRef>,
     pub(super) sent: Option<BlockRef>,
-    /// Ends of branches that were sent and left, each with the number of the first mark behind their removal.
-    pub(super) left: Vec<(u64, BlockRef)>,
+    /// Ends of branches that were sent and left, each with the number of the first mark behind their removal; `None`
+    /// until the connection was sent it.
+    pub(super) left: Vec<(Option<u64>, BlockRef)>,
     /// `true` if the way back from a branch is not known any more.
     pub(super) is_lost: bool,
 }
@@ -43,12 +44,16 @@ impl Track {
 
     /// Records what was sent by now; `mark` is the number of the next mark, behind all of it.
     pub(super) fn sent(&mut self, reached: Reached, standing: impl Fn(BlockRef) -> Standing, mark: u64) {
+        // A stream that has a place between two blocks has taken everything back before.
+        for (at, _) in &mut self.left {
+            at.get_or_insert(mark);
+        }
         if let Some(old) = self.sent.filter(|old| reached.sent != Some(*old)) {
             match standing(old) {
                 Standing::Canonical => {}
                 Standing::Dropped(fork) => {
                     self.first = self.first.min(fork.saturating_add(1));
-                    self.left.push((mark, old));
+                    self.left.push((Some(mark), old));
                     self.is_lost |= self.left.len() > MAX_LEFT;
                     self.left.truncate(MAX_LEFT);
                 }
@@ -60,8 +65,14 @@ impl Track {
 
     /// Records that the client has received the mark of this number, with everything before it.
     pub(super) fn confirm(&mut self, mark: u64, told: Option<BlockRef>) {
-        self.left.retain(|(at, _)| *at > mark);
+        self.left.retain(|(at, _)| at.is_none_or(|at| at > mark));
         self.received = told.or(self.received);
+    }
+
+    /// Records that the connection has ended: the next one takes everything back anew, and its marks before that confirm
+    /// nothing of it.
+    pub(super) fn leave(&mut self) {
+        self.left.iter_mut().for_each(|(at, _)| *at = None);
     }
 
     /// Returns what is needed to resume; `None` if the position is lost.
