@@ -131,7 +131,12 @@ impl App {
             metrics.recorder.tracer = Some(Arc::new(tracer));
             exporter = Some(Exporter::new(settings, spans, metrics.spans_dropped.clone())?);
         }
-        let positions = config.positions_file.as_deref().map(take_positions).transpose()?.flatten();
+        let positions = config
+            .positions_file
+            .as_deref()
+            .map(take_positions)
+            .transpose()?
+            .flatten();
         let mut devnet = None;
         if config.upstreams.is_empty() {
             let node = Devnet::start(config.devnet.clone()).await?;

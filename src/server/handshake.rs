@@ -135,7 +135,12 @@ mod tests {
         for target in [format!("/?session={token}"), format!("/v1/KEY?key=x&session={token}&y")] {
             assert_eq!(named(&target), Ok(Some(token.to_owned())), "{target}");
         }
-        for target in ["/?session", "/?session=", "/?session=x", "/?session=1764504000-abcde&session=1764504000-abcde"] {
+        for target in [
+            "/?session",
+            "/?session=",
+            "/?session=x",
+            "/?session=1764504000-abcde&session=1764504000-abcde",
+        ] {
             assert_eq!(named(target), Err(Refusal::Session), "{target}");
         }
     }

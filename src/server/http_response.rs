@@ -58,12 +58,7 @@ pub(super) fn refusal(why: Refusal) -> Response<Body> {
         Refusal::Handshakes(after) | Refusal::Requests(after) => retry_after(headers, after),
         // A replacement process may be listening already.
         Refusal::Draining => retry_after(headers, Duration::from_secs(1)),
-        Refusal::Origin
-        | Refusal::Host
-        | Refusal::Address
-        | Refusal::Session
-        | Refusal::Tls
-        | Refusal::NotProxied => {}
+        Refusal::Origin | Refusal::Host | Refusal::Address | Refusal::Session | Refusal::Tls | Refusal::NotProxied => {}
     }
     response
 }

@@ -373,8 +373,11 @@ impl Session {
     /// Checks if a pong confirms a position; such pongs are as many as our pings.
     fn confirms(&self, payload: &[u8]) -> bool {
         self.has_session
-            && <[u8; 8]>::try_from(payload)
-                .is_ok_and(|payload| self.services.registry.confirm(self.writer.id(), u64::from_be_bytes(payload)))
+            && <[u8; 8]>::try_from(payload).is_ok_and(|payload| {
+                self.services
+                    .registry
+                    .confirm(self.writer.id(), u64::from_be_bytes(payload))
+            })
     }
 
     /// Counts a ping or pong; closes the connection and returns `false` if there were too many.

@@ -96,9 +96,12 @@ impl WebSocket<'_> {
             topic if claim.is_some() => {
                 let claim = claim.as_ref();
                 let delivered = claim.and_then(|claim| claim.delivered.clone());
-                let resumed = topic.into_resumable().zip(delivered).map(|((level, stream), delivered)| {
-                    services.replays.restore(level, stream, delivered, self.writer)
-                });
+                let resumed = topic
+                    .into_resumable()
+                    .zip(delivered)
+                    .map(|((level, stream), delivered)| {
+                        services.replays.restore(level, stream, delivered, self.writer)
+                    });
                 match resumed.unwrap_or(Err(CloseReason::PositionLost)) {
                     Ok(begun) => begun?,
                     Err(reason) => {
@@ -133,7 +136,9 @@ impl WebSocket<'_> {
             },
         };
         if let Some(key) = remembered {
-            services.registry.follow(self.writer, key, claim.as_ref(), &subscription);
+            services
+                .registry
+                .follow(self.writer, key, claim.as_ref(), &subscription);
         }
         let recipient = subscription.recipient.clone();
         if self.subscriptions.capacity() == 0 {

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::filter::go_type;
-use super::{BlockFilter, Level, LogFilter, ReceiptFilter, Start, Stream, SubscriptionKey, StreamOptions, TransactionFilter};
+use super::{
+    BlockFilter, Level, LogFilter, ReceiptFilter, Start, Stream, StreamOptions, SubscriptionKey, TransactionFilter,
+};
 use crate::backplane::{Passthrough, TransactionForm};
 use crate::chain::Tag;
 use crate::delivery::Kind;

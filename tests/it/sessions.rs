@@ -155,7 +155,8 @@ impl Peer {
 
     async fn pong(&mut self, mark: Vec<u8>) {
         self.wire.send(PONG, mark).await;
-        self.ask(json!({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"})).await;
+        self.ask(json!({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"}))
+            .await;
     }
 
     async fn closed(&mut self) -> (u16, String) {
@@ -195,7 +196,8 @@ async fn confirm_all(peer: &mut Peer) {
     for mark in std::mem::take(&mut peer.marks) {
         peer.wire.send(PONG, mark).await;
     }
-    peer.ask(json!({"jsonrpc": "2.0", "id": 9, "method": "eth_chainId"})).await;
+    peer.ask(json!({"jsonrpc": "2.0", "id": 9, "method": "eth_chainId"}))
+        .await;
 }
 
 #[tokio::test]
@@ -318,16 +320,22 @@ async fn every_stream_of_the_chain_has_a_position() {
         ("final heads", json!(["newHeads", {"confirmations": 2}]), |block| {
             adopted_line(block, "head")
         }),
-        ("whole blocks", json!(["blockLogs", {}]), |block| adopted_line(block, "block")),
+        ("whole blocks", json!(["blockLogs", {}]), |block| {
+            adopted_line(block, "block")
+        }),
         ("receipts", json!(["transactionReceipts"]), |block| {
             format!("receipts {:#x}", block.number())
         }),
-        ("final receipts", json!(["transactionReceipts", null, {"confirmations": 1}]), |block| {
-            format!("receipts {:#x}", block.number())
-        }),
-        ("whole final blocks", json!(["blockLogs", {}, {"confirmations": 2}]), |block| {
-            adopted_line(block, "block")
-        }),
+        (
+            "final receipts",
+            json!(["transactionReceipts", null, {"confirmations": 1}]),
+            |block| format!("receipts {:#x}", block.number()),
+        ),
+        (
+            "whole final blocks",
+            json!(["blockLogs", {}, {"confirmations": 2}]),
+            |block| adopted_line(block, "block"),
+        ),
         ("from a block", json!(["newHeads", {"fromBlock": "0x11"}]), |block| {
             adopted_line(block, "head")
         }),
@@ -337,7 +345,11 @@ async fn every_stream_of_the_chain_has_a_position() {
         let token = token(0);
         // A stream that trails the head begins with a block before it.
         let depth = usize::from(params.to_string().contains("\"confirmations\":2"));
-        let mut all: Vec<Arc<Block>> = if depth > 0 { vec![rig.control.head()] } else { Vec::new() };
+        let mut all: Vec<Arc<Block>> = if depth > 0 {
+            vec![rig.control.head()]
+        } else {
+            Vec::new()
+        };
         let mut peer = Peer::open(rig.address, &token).await;
         peer.confirms = true;
         peer.subscribe(params.clone()).await;
@@ -384,7 +396,8 @@ async fn equal_subscriptions_are_matched_in_order_and_an_unsubscribe_forgets() {
     assert_eq!(peer.ask(request).await["result"], true);
     confirm_all(&mut peer).await;
     let next = rig.control.mine();
-    peer.expect([adopted_line(&next, "head"), adopted_line(&next, "head")]).await;
+    peer.expect([adopted_line(&next, "head"), adopted_line(&next, "head")])
+        .await;
     peer.confirm().await;
     peer.cut(&rig).await;
     let missed = rig.control.mine();
@@ -409,7 +422,10 @@ async fn a_second_connection_closes_the_first_and_goes_on() {
     first.expect([adopted_line(&block, "head")]).await;
     let mut second = Peer::open(rig.address, &token).await;
     let (code, reason) = first.closed().await;
-    assert_eq!((code, &*reason), (1012, "another connection uses the token of this session"));
+    assert_eq!(
+        (code, &*reason),
+        (1012, "another connection uses the token of this session")
+    );
     second.subscribe(json!(["newHeads"])).await;
     second.expect([adopted_line(&block, "head")]).await;
     // Another account has sessions of its own.
@@ -473,7 +489,10 @@ async fn a_position_that_cannot_be_served_is_closed_once_and_then_served_live() 
     peer.subscribe(json!(["newHeads"])).await;
     let block = rig.control.mine();
     peer.expect([adopted_line(&block, "head")]).await;
-    assert_eq!(rig.metric("headwater_session_claims_total{outcome=\"lost\"}").await, 1.0);
+    assert_eq!(
+        rig.metric("headwater_session_claims_total{outcome=\"lost\"}").await,
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -534,7 +553,8 @@ async fn forged_pongs_confirm_nothing_and_are_limited_and_answers_to_marks_are_n
     for forged in [&b"12345678"[..], b"", &[0; 8], &[0xff; 8]] {
         peer.wire.send(PONG, forged).await;
     }
-    peer.ask(json!({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"})).await;
+    peer.ask(json!({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"}))
+        .await;
     peer.cut(&rig).await;
     let mut peer = Peer::open(rig.address, &token).await;
     peer.confirms = true;

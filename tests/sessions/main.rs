@@ -206,7 +206,10 @@ impl World {
     fn check(&self, story: &Story) -> (usize, usize) {
         let story = story.0.lock();
         let canonical: Vec<Arc<Block>> = (self.first..=self.control.head().number())
-            .map(|number| self.control.with_chain(|chain| chain.block_at(number).cloned().unwrap()))
+            .map(|number| {
+                self.control
+                    .with_chain(|chain| chain.block_at(number).cloned().unwrap())
+            })
             .collect();
         let heads: BTreeSet<&Seen> = story.iter().filter(|seen| matches!(seen, Seen::Head(_))).collect();
         let mut logs: BTreeMap<(&str, u64), bool> = BTreeMap::new();
@@ -223,11 +226,20 @@ impl World {
         let mut expected = BTreeSet::new();
         for block in &canonical {
             let hash = block.hash().to_string();
-            assert!(heads.contains(&Seen::Head(hash.clone())), "head {:#x} is missing", block.number());
+            assert!(
+                heads.contains(&Seen::Head(hash.clone())),
+                "head {:#x} is missing",
+                block.number()
+            );
             for index in 0..block.logs().count() as u64 {
                 expected.insert((hash.clone(), index));
                 let applied = logs.get(&(&*hash, index));
-                assert_eq!(applied, Some(&true), "log {index} of {:#x}: {applied:?}", block.number());
+                assert_eq!(
+                    applied,
+                    Some(&true),
+                    "log {index} of {:#x}: {applied:?}",
+                    block.number()
+                );
             }
         }
         for ((hash, index), is_there) in logs {
@@ -247,7 +259,11 @@ async fn with_alloy(slow: Duration) {
     let provider = ProviderBuilder::new().connect_ws(connect).await.unwrap();
     // A receiver that lags loses events within alloy, session or not.
     let mut heads = provider.subscribe_blocks().channel_size(1 << 20).await.unwrap();
-    let mut logs = provider.subscribe_logs(&Filter::new()).channel_size(1 << 20).await.unwrap();
+    let mut logs = provider
+        .subscribe_logs(&Filter::new())
+        .channel_size(1 << 20)
+        .await
+        .unwrap();
     let told = story.clone();
     let reading = tokio::spawn(async move {
         loop {
@@ -267,7 +283,10 @@ async fn with_alloy(slow: Duration) {
     });
     world.cut_often(&story).await;
     let (events, repeated) = world.check(&story);
-    println!("alloy, pause {slow:?}: {} cuts, {events} events, {repeated} of them repeated", world.cuts);
+    println!(
+        "alloy, pause {slow:?}: {} cuts, {events} events, {repeated} of them repeated",
+        world.cuts
+    );
     reading.abort();
     world.stop.cancel();
 }
@@ -286,7 +305,12 @@ async fn with_script(name: &str, command: &mut Command) {
     let mut world = World::start().await;
     let story = Story::default();
     let slow = if name.contains("slow") { "2" } else { "0" };
-    let mut child = command.arg(world.url()).arg(slow).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .arg(world.url())
+        .arg(slow)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let (told, ready) = (story.clone(), Arc::new(tokio::sync::Notify::new()));
     let is_ready = ready.clone();
@@ -309,7 +333,10 @@ async fn with_script(name: &str, command: &mut Command) {
     timeout(PATIENCE, ready.notified()).await.unwrap();
     world.cut_in_between(&story).await;
     let (events, repeated) = world.check(&story);
-    println!("{name}: {} cuts, {events} events, {repeated} of them repeated", world.cuts);
+    println!(
+        "{name}: {} cuts, {events} events, {repeated} of them repeated",
+        world.cuts
+    );
     child.kill().unwrap();
     child.wait().unwrap();
     world.stop.cancel();
@@ -321,7 +348,11 @@ async fn with_viem(name: &str) {
         println!("skipped: no viem, see tests/interop/README.md");
         return;
     }
-    with_script(name, Command::new("node").arg(folder.join("libraries/session-viem.mjs"))).await;
+    with_script(
+        name,
+        Command::new("node").arg(folder.join("libraries/session-viem.mjs")),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

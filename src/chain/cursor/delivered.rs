@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use super::{AbandonedBranch, At, Cursor, Resend, Retraction, dropped_since};
+use crate::chain::BlockRef;
 use crate::chain::archive::Located;
 use crate::chain::history::History;
-use crate::chain::BlockRef;
 
 /// Part of a stream that was delivered before its client left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,10 @@ impl Delivered {
     /// Returns the blocks whose place relative to the canonical chain decides how the stream goes on: first the received
     /// one, then the sent one, then the branches.
     pub fn blocks(&self) -> impl Iterator<Item = BlockRef> + '_ {
-        self.received.into_iter().chain(self.sent).chain(self.left.iter().copied())
+        self.received
+            .into_iter()
+            .chain(self.sent)
+            .chain(self.left.iter().copied())
     }
 
     /// Returns the place of a block in memory, of which the way to the canonical chain is in memory too.

@@ -226,10 +226,10 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         server.writable().await.unwrap();
-        (
-            ClientWriter::event_stream(server.into(), Arc::default(), writer.shared.clone()),
-            client,
-        )
+        let (framing, compression) = (Framing::EventStream, Compression::None);
+        let shared = writer.shared.clone();
+        let stream = ClientWriter::framed(1 << 20, server.into(), framing, compression, Arc::default(), shared);
+        (stream, client)
     }
 
     #[tokio::test]

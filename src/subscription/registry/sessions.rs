@@ -34,7 +34,9 @@ impl Sessions {
 
     /// Records how far a connection was sent, and queues a mark if that is further than before.
     fn mark(&mut self, client: ClientKey, tables: &Tables, due: &mut DirtyClients, now: Moment) {
-        let Some(writer) = self.writers.get(&client) else { return };
+        let Some(writer) = self.writers.get(&client) else {
+            return;
+        };
         let reached = |live: &Live<IndexSlot>| tables.reached_by(live.place, &live.recipient, client);
         let standing = |block: BlockRef| tables.published.with_history(|history| standing(history, block));
         let payload = self.book.note(client, reached, standing, rand::random);
@@ -71,7 +73,10 @@ impl Registry {
         let tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
         let client = writer.id();
-        let displaced = sessions.book.client_of(&key).and_then(|before| sessions.writers.remove(&before));
+        let displaced = sessions
+            .book
+            .client_of(&key)
+            .and_then(|before| sessions.writers.remove(&before));
         if let Some(displaced) = displaced {
             displaced.close(CloseReason::Replaced);
         }
@@ -245,7 +250,9 @@ impl Tables {
                 let reached = self.trails.place(level)?;
                 (to.since() < u64::MAX).then_some((reached, to.since()))
             }
-            IndexSlot::PendingHashes(_) | IndexSlot::Pending(_) | IndexSlot::Syncing(_) | IndexSlot::Passthrough => None,
+            IndexSlot::PendingHashes(_) | IndexSlot::Pending(_) | IndexSlot::Syncing(_) | IndexSlot::Passthrough => {
+                None
+            }
         }
     }
 

@@ -66,7 +66,9 @@ impl Replays {
         if history.tip().is_none() {
             return Ok(None);
         }
-        let places = delivered.blocks().map(|block| Delivered::in_memory(history, block, logs));
+        let places = delivered
+            .blocks()
+            .map(|block| Delivered::in_memory(history, block, logs));
         let Some(places) = places.collect::<Option<Vec<Located>>>() else {
             return Ok(None);
         };

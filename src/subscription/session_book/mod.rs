@@ -240,7 +240,13 @@ impl<P: Copy> SessionBook<P> {
     // ---- connections
 
     /// Opens a session for a connection; `unix` is the time in seconds since 1970.
-    pub(super) fn open(&mut self, key: SessionKey, client: ClientKey, now: Moment, unix: u64) -> Result<Opened, NoRoom> {
+    pub(super) fn open(
+        &mut self,
+        key: SessionKey,
+        client: ClientKey,
+        now: Moment,
+        unix: u64,
+    ) -> Result<Opened, NoRoom> {
         self.expire(now, unix);
         if let Some(session) = self.sessions.get(&key) {
             let displaced = session.client;
@@ -293,8 +299,12 @@ impl<P: Copy> SessionBook<P> {
     /// Records that a connection has ended; its positions stay, unless `keeps` is `false`: then the client was told that
     /// events are lost.
     pub(super) fn close(&mut self, client: ClientKey, now: Moment, keeps: bool) {
-        let Some(key) = self.connected.remove(&client) else { return };
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(key) = self.connected.remove(&client) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
         let before = session.bytes();
         session.client = None;
         session.marks.clear();
@@ -344,7 +354,9 @@ impl<P: Copy> SessionBook<P> {
     }
 
     fn remove(&mut self, key: &SessionKey) {
-        let Some(session) = self.sessions.remove(key) else { return };
+        let Some(session) = self.sessions.remove(key) else {
+            return;
+        };
         self.bytes -= session.bytes();
         if let Some(account) = self.accounts.get_mut(&key.account) {
             account.sessions -= 1;
@@ -365,7 +377,8 @@ impl<P: Copy> SessionBook<P> {
             } else if self.sessions.len() + sessions > max || self.bytes + bytes > max_bytes {
                 let with_stored = self.accounts.iter().filter(|(_, account)| !account.stored.is_empty());
                 let most = with_stored.max_by_key(|(_, account)| account.bytes);
-                most.map(|(name, _)| name.clone()).and_then(|name| self.oldest_of(&name))
+                most.map(|(name, _)| name.clone())
+                    .and_then(|name| self.oldest_of(&name))
             } else {
                 return Ok(());
             };
@@ -464,7 +477,10 @@ impl<P: Copy> SessionBook<P> {
 
     /// Forgets a subscription, for its client has ended it or was told that its position is lost.
     pub(super) fn forget(&mut self, client: ClientKey, id: SubscriptionId) {
-        self.drop_slot(client, |slot| matches!(&slot.state, SlotState::Live(live, _) if live.recipient.id() == id));
+        self.drop_slot(
+            client,
+            |slot| matches!(&slot.state, SlotState::Live(live, _) if live.recipient.id() == id),
+        );
     }
 
     /// Forgets a claimed position.
@@ -474,7 +490,9 @@ impl<P: Copy> SessionBook<P> {
 
     fn drop_slot(&mut self, client: ClientKey, is_it: impl Fn(&Slot<P>) -> bool) {
         let Some(session) = self.session(client) else { return };
-        let Some(at) = session.slots.iter().position(is_it) else { return };
+        let Some(at) = session.slots.iter().position(is_it) else {
+            return;
+        };
         session.slots.remove(at);
         if let Some(key) = self.connected.get(&client)
             && let Some(account) = self.accounts.get_mut(&key.account)
@@ -501,11 +519,15 @@ impl<P: Copy> SessionBook<P> {
         let may_mark = session.marks.len() < MAX_MARKS;
         let mut places = Vec::new();
         for slot in &mut session.slots {
-            let SlotState::Live(live, _) = &slot.state else { continue };
+            let SlotState::Live(live, _) = &slot.state else {
+                continue;
+            };
             if !live.recipient.is_answered() {
                 continue;
             }
-            let Some((reached, first)) = reached(live) else { continue };
+            let Some((reached, first)) = reached(live) else {
+                continue;
+            };
             if reached.told.is_none() {
                 slot.track.get_or_insert_with(|| Track::begin(first, None));
             }
@@ -523,7 +545,11 @@ impl<P: Copy> SessionBook<P> {
         }
         let payload = payload();
         session.next_mark += 1;
-        session.marks.push_back(Mark { payload, number, places });
+        session.marks.push_back(Mark {
+            payload,
+            number,
+            places,
+        });
         Some(payload)
     }
 
@@ -539,7 +565,9 @@ impl<P: Copy> SessionBook<P> {
     /// Takes a pong; returns `false` if it answers no mark that is on its way. A client that invents payloads confirms
     /// nothing, and one that answers too early has itself to thank.
     pub(super) fn confirm(&mut self, client: ClientKey, payload: u64) -> bool {
-        let Some(session) = self.session(client) else { return false };
+        let Some(session) = self.session(client) else {
+            return false;
+        };
         let Some(at) = session.marks.iter().position(|mark| mark.payload == payload) else {
             return false;
         };

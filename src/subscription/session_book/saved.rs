@@ -86,7 +86,9 @@ impl<P: Copy> SessionBook<P> {
         let mut restored = 0;
         let since = unix.saturating_sub(saved.saved_at);
         for session in saved.sessions {
-            let Some(token) = SessionToken::parse(&session.token) else { continue };
+            let Some(token) = SessionToken::parse(&session.token) else {
+                continue;
+            };
             let account = session.account.into();
             let key = SessionKey { account, token };
             let too_old = session.age.saturating_add(since) >= self.limits.keep.as_secs().max(1);

@@ -84,7 +84,10 @@ fn check(story: &str, expect: Expect) {
                 lives.push((name, live));
             }
             "u" => {
-                let at = lives.iter().rposition(|(name, _)| rest.starts_with(*name)).expect("subscribed");
+                let at = lives
+                    .iter()
+                    .rposition(|(name, _)| rest.starts_with(*name))
+                    .expect("subscribed");
                 let (_, gone) = lives.remove(at);
                 book.forget(client, gone.recipient.id());
             }
@@ -119,12 +122,27 @@ fn check(story: &str, expect: Expect) {
 
 #[test]
 fn a_position_is_what_was_confirmed() {
-    check("c1 sa n5 k n6 x1 c2 sa", expect!["open; a new; open; a from Some(5) of Some(6); 1 of 1"]);
-    check("c1 sa n5 n6 n7 K x1 c2 sa", expect!["open; a new; open; a from Some(5) of Some(7); 1 of 1"]);
-    check("c1 sa n5 n6 n7 k x1 c2 sa", expect!["open; a new; open; a from Some(7) of Some(7); 1 of 1"]);
+    check(
+        "c1 sa n5 k n6 x1 c2 sa",
+        expect!["open; a new; open; a from Some(5) of Some(6); 1 of 1"],
+    );
+    check(
+        "c1 sa n5 n6 n7 K x1 c2 sa",
+        expect!["open; a new; open; a from Some(5) of Some(7); 1 of 1"],
+    );
+    check(
+        "c1 sa n5 n6 n7 k x1 c2 sa",
+        expect!["open; a new; open; a from Some(7) of Some(7); 1 of 1"],
+    );
     // The first position is that of the answer.
-    check("c1 sa x1 c2 sa", expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"]);
-    check("c1 sa n5 f x1 c2 sa", expect!["open; a new; open; a from Some(0) of Some(5); 1 of 1"]);
+    check(
+        "c1 sa x1 c2 sa",
+        expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"],
+    );
+    check(
+        "c1 sa n5 f x1 c2 sa",
+        expect!["open; a new; open; a from Some(0) of Some(5); 1 of 1"],
+    );
     // Nothing moved: no mark.
     check("c1 sa n5 n5", expect!["open; a new; no mark; 1 of 1"]);
     // Eight marks are on their way; the next one waits for a pong.
@@ -142,7 +160,10 @@ fn equal_subscriptions_are_matched_in_order() {
             "open; a new; a new; b new; open; b from Some(0) of Some(6); a from Some(5) of Some(6); a from Some(0) of Some(6); a new; 4 of 1"
         ],
     );
-    check("c1 sa sa ua x1 c2 sa sa", expect!["open; a new; a new; open; a from Some(0) of Some(0); a new; 2 of 1"]);
+    check(
+        "c1 sa sa ua x1 c2 sa sa",
+        expect!["open; a new; a new; open; a from Some(0) of Some(0); a new; 2 of 1"],
+    );
     check("c1 sa ua x1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
 }
 
@@ -165,10 +186,19 @@ fn another_connection_takes_the_place_of_the_first() {
 
 #[test]
 fn positions_are_kept_for_a_while_and_then_the_client_is_told_once() {
-    check("c1 sa x1 +59 c2 sa", expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"]);
-    check("c1 sa x1 +60 c2 x2 +1 c3 sa", expect!["open; a new; lost; open; a new; 1 of 1"]);
+    check(
+        "c1 sa x1 +59 c2 sa",
+        expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"],
+    );
+    check(
+        "c1 sa x1 +60 c2 x2 +1 c3 sa",
+        expect!["open; a new; lost; open; a new; 1 of 1"],
+    );
     // Positions that no subscription claims are not kept by the connection.
-    check("c1 sa sb x1 +1 c2 sa +60 sb", expect!["open; a new; b new; open; a from Some(0) of Some(0); b new; 3 of 1"]);
+    check(
+        "c1 sa sb x1 +1 c2 sa +60 sb",
+        expect!["open; a new; b new; open; a from Some(0) of Some(0); b new; 3 of 1"],
+    );
     check("c1 sa n5 k X1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
 }
 
@@ -207,7 +237,8 @@ fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
 fn a_session_that_left_for_want_of_room_is_told_so() {
     let mut book = SessionBook::<()>::new(SessionLimits { max: 8, ..limits() }, NOW - 5);
     let open = |book: &mut SessionBook<()>, account, token: &str, client| {
-        book.open(key(account, token), client, at(client), NOW).map(|opened| opened.is_lost)
+        book.open(key(account, token), client, at(client), NOW)
+            .map(|opened| opened.is_lost)
     };
     assert_eq!(open(&mut book, "a", "one", 1), Ok(false));
     assert_eq!(open(&mut book, "a", "two", 2), Ok(false));
@@ -215,7 +246,11 @@ fn a_session_that_left_for_want_of_room_is_told_so() {
     assert_eq!(open(&mut book, "a", "three", 3), Err(NoRoom));
     assert_eq!(open(&mut book, "b", "three", 3), Ok(false), "another account");
     book.close(1, at(5), true);
-    assert_eq!(open(&mut book, "a", "three", 4), Ok(true), "one of the account had to leave");
+    assert_eq!(
+        open(&mut book, "a", "three", 4),
+        Ok(true),
+        "one of the account had to leave"
+    );
     book.close(4, at(6), true);
     assert_eq!(open(&mut book, "a", "one", 5), Ok(true), "it is told");
     assert_eq!(open(&mut book, "b", "four", 6), Ok(false), "and nobody else");
@@ -263,7 +298,13 @@ fn bytes_are_counted_and_bounded() {
 fn positions_survive_a_restart_unless_they_are_too_old() {
     let mut book = SessionBook::<()>::new(limits(), 0);
     book.open(key("a", "one"), 1, at(1), NOW).expect("room");
-    book.follow(1, SubscriptionKey::of(&'a'), None, live(true), Some((1, Some(block(7)))));
+    book.follow(
+        1,
+        SubscriptionKey::of(&'a'),
+        None,
+        live(true),
+        Some((1, Some(block(7)))),
+    );
     let empty = serde_json::to_string(&book.save(at(1), NOW)).expect("JSON");
     assert!(!empty.contains("one"), "a connected session is not over");
     book.close(1, at(2), true);

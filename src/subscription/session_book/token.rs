@@ -26,7 +26,10 @@ impl SessionToken {
         let (made, random) = text.split_once('-')?;
         let is_number = !made.is_empty() && made.bytes().all(|byte| byte.is_ascii_digit());
         let made = made.parse().ok().filter(|_| is_number && !random.is_empty())?;
-        Some(Self { text: text.into(), made })
+        Some(Self {
+            text: text.into(),
+            made,
+        })
     }
 
     /// Returns the text.
@@ -59,7 +62,12 @@ mod tests {
 
     #[test]
     fn a_token_is_a_time_and_something_random() {
-        for text in ["1764504000-abcde", "1-aaaaaaaaaaaaaa", "1764504000-a_B-9", "0-00000000000000"] {
+        for text in [
+            "1764504000-abcde",
+            "1-aaaaaaaaaaaaaa",
+            "1764504000-a_B-9",
+            "0-00000000000000",
+        ] {
             assert_eq!(SessionToken::parse(text).expect(text).as_str(), text);
         }
         assert!(SessionToken::parse(&format!("1764504000-{}", "x".repeat(117))).is_some());

@@ -87,7 +87,9 @@ impl World {
         world.grow(0, 3);
         let begins = Some((4, world.chain.last().copied()));
         world.cursor = Cursor::behind(world.chain[2], None).began_at(4);
-        world.book.follow(1, SubscriptionKey::of(&'a'), None, world.live.clone(), begins);
+        world
+            .book
+            .follow(1, SubscriptionKey::of(&'a'), None, world.live.clone(), begins);
         world
     }
 
@@ -121,7 +123,12 @@ impl World {
 
     /// Writes one step of the stream; `false` if there is none.
     fn write(&mut self) -> bool {
-        let Self { cursor, published, needs, .. } = self;
+        let Self {
+            cursor,
+            published,
+            needs,
+            ..
+        } = self;
         let next = published.with_history(|history| cursor.next(history, &Page::default(), *needs));
         match &next {
             Next::Block(own) => self.wire.push_back(Sent::Adopt(own.header.block)),
@@ -130,7 +137,14 @@ impl World {
             _ => return false,
         }
         self.cursor.told(&next);
-        let Self { book, cursor, published, client, wire, .. } = self;
+        let Self {
+            book,
+            cursor,
+            published,
+            client,
+            wire,
+            ..
+        } = self;
         let reached = |_: &Live<()>| Some((cursor.reached()?, cursor.first()));
         let standing = |block: BlockRef| {
             published.with_history(|history| match history.is_canonical(block) {
@@ -180,11 +194,14 @@ impl World {
         self.live = live(true);
         let logs = self.needs != Needs::Headers;
         let places = self.published.with_history(|history| {
-            let places = delivered.blocks().map(|block| Delivered::in_memory(history, block, logs));
+            let places = delivered
+                .blocks()
+                .map(|block| Delivered::in_memory(history, block, logs));
             places.collect::<Option<Vec<_>>>().expect("in memory")
         });
         self.cursor = delivered.resume(places, OVERLAP);
-        self.book.follow(self.client, own, Some(&claim), self.live.clone(), None);
+        self.book
+            .follow(self.client, own, Some(&claim), self.live.clone(), None);
     }
 }
 
@@ -207,7 +224,12 @@ fn play(needs: Needs, acts: Vec<Act>) -> Result<(), TestCaseError> {
     let first = world.first;
     if needs == Needs::Headers {
         // Heads are never taken back.
-        applied.retain(|(number, hash)| world.chain.contains(&BlockRef { number: *number, hash: *hash }));
+        applied.retain(|(number, hash)| {
+            world.chain.contains(&BlockRef {
+                number: *number,
+                hash: *hash,
+            })
+        });
     }
     applied.retain(|(number, _)| *number >= 4 || world.chain.iter().any(|own| own.number == *number));
     let expected: Vec<(u64, B256)> = world.chain.iter().map(|own| (own.number, own.hash)).collect();
