@@ -4,6 +4,8 @@
 //! cargo run --example server_sent_events http://127.0.0.1:8546 0xCONTRACT
 //! ```
 
+#![allow(clippy::print_stdout)] // The events, for the caller.
+
 use std::time::Duration;
 
 // docs/server-sent-events.md

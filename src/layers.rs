@@ -32,13 +32,13 @@ const LAYERS: &str = "
 
     # Sessions within the process, for servers of other programs.
     module        delivery door extension jsonrpc rpc session shares
-    server        delivery door extension jsonrpc panics pieces rpc session shares telemetry tls
+    server        content_coding delivery door extension jsonrpc panics pieces rpc session shares telemetry tls
     session       clock deflate delivery door extension jsonrpc panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry
     # Calls are answered from the published chain; the filter of a subscription finds the logs of its blocks.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
-    rpc           chain conduct delivery jsonrpc quantity shares subscription telemetry upstream
+    rpc           chain conduct content_coding delivery jsonrpc pieces quantity shares subscription telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to
     # a kind of events, and a pass ends with a close reason.
     door          clock conduct delivery jsonrpc method_pattern shares
@@ -48,7 +48,7 @@ const LAYERS: &str = "
     delivery      clock deflate pieces shares telemetry
     backplane     chain upstream
     chain         backoff jsonrpc plain_json quantity shares telemetry upstream
-    upstream      backoff clock conduct jsonrpc panics plain_json method_pattern quantity shares telemetry
+    upstream      backoff clock conduct content_coding jsonrpc panics plain_json method_pattern quantity shares telemetry
 
     # Spans that have ended, on their way to a collector.
     otlp          backoff telemetry
@@ -58,6 +58,7 @@ const LAYERS: &str = "
     backoff
     clock
     conduct
+    content_coding
     deflate
     jsonrpc
     panics        telemetry

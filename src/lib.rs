@@ -104,6 +104,7 @@ pub mod operator;
 mod backoff;
 pub mod clock;
 pub mod conduct;
+pub mod content_coding;
 pub mod deflate;
 #[cfg(test)]
 mod documents;

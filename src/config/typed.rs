@@ -15,7 +15,7 @@ use crate::chain::Verify;
 use crate::door::{CredentialSource, Development, ForwardedHeader, PUBLIC, Unknown};
 use crate::otlp::Protocol;
 use crate::telemetry::LogFormat;
-use crate::upstream::Share;
+use crate::upstream::{NodeCompression, Share};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,6 +122,7 @@ section!(Node, "Connections to the nodes, and their time limits." {
     #[serde(with = "humantime_serde")]
     poll_interval: Duration = Duration::from_secs(1),
     lanes: u8 = 2,
+    http_compression: NodeCompression = NodeCompression::Auto,
     max_in_flight: usize = 4096,
     max_request_bytes: ByteSize = ByteSize::mib(5),
     max_message_bytes: ByteSize = ByteSize::mib(256),
@@ -346,6 +347,7 @@ section!(Server, "Admission of clients." {
     max_handshakes: usize = 4_096,
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
+    http_compression: Compression = Compression::On,
     proxy_protocol: bool = false,
     reuse_port: bool = false,
 });

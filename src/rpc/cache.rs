@@ -1,6 +1,9 @@
 //! Cache of answers, and calls in flight: equal calls share one answer.
 
+mod packed;
+
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 #[allow(clippy::disallowed_types)] // moka's clock
 use std::time::Instant;
@@ -8,12 +11,15 @@ use std::time::Instant;
 use alloy_primitives::map::DefaultHashBuilder;
 use bytes::Bytes;
 use moka::Expiry;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache as Kept;
 use ring::digest::{Context, SHA256};
 
+use self::packed::{Register, Registration, SHARE_FROM};
 use super::cache_scope::{Admission, CacheScope};
 use super::in_flight::{Answer, InFlight};
+use crate::content_coding::{ContentCoding, Packed};
 use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
 
@@ -78,19 +84,42 @@ pub(super) enum By {
     Node,
 }
 
-/// Cache of answers, bounded in bytes; the least recently used answer is evicted first.
+/// A cached answer with what belongs to it. Fields are dropped in their order.
+#[derive(Clone, Debug)]
+struct CachedAnswer {
+    /// Entry in the register of long answers.
+    _registration: Option<Arc<Registration>>,
+    json: Bytes,
+    /// Bytes of its packed forms.
+    packed: usize,
+}
+
+/// Packed form of an answer.
+#[derive(Clone, Debug)]
+pub(super) enum PackedAnswer {
+    /// The form, which is shared.
+    Packed(Packed),
+    /// The answer is cached, and is to be sent as it is: it is hardly shorter when packed, or there is no place to pack
+    /// it now.
+    AsItIs,
+    /// The answer is short or not cached.
+    NotCached,
+}
+
+/// Cache of answers, bounded in bytes, packed forms included; the least recently used answer is evicted first.
 #[derive(Debug)]
 pub(super) struct Cache {
-    kept: Kept<CacheKey, Bytes, DefaultHashBuilder>,
+    kept: Kept<CacheKey, CachedAnswer, DefaultHashBuilder>,
+    register: Arc<Register>,
     largest: usize,
     in_flight: InFlight,
 }
 
 struct Lifetimes;
 
-impl Expiry<CacheKey, Bytes> for Lifetimes {
+impl Expiry<CacheKey, CachedAnswer> for Lifetimes {
     #[allow(clippy::disallowed_types)]
-    fn expire_after_create(&self, key: &CacheKey, _: &Bytes, _: Instant) -> Option<Duration> {
+    fn expire_after_create(&self, key: &CacheKey, _: &CachedAnswer, _: Instant) -> Option<Duration> {
         Some(key.scope.lifetime())
     }
 }
@@ -99,7 +128,9 @@ impl Cache {
     /// Creates a cache of at most this many bytes, overhead included.
     #[must_use]
     pub(super) fn new(max_bytes: u64) -> Self {
-        let weigh = |_: &CacheKey, answer: &Bytes| u32::try_from(answer.len() + OVERHEAD).unwrap_or(u32::MAX);
+        let weigh = |_: &CacheKey, CachedAnswer { json, packed, .. }: &CachedAnswer| {
+            u32::try_from(json.len() + packed + OVERHEAD).unwrap_or(u32::MAX)
+        };
         let kept = Kept::builder()
             .max_capacity(max_bytes)
             // LRU: all clients request the answers of a new head, which have no past use by which they could be
@@ -111,6 +142,7 @@ impl Cache {
         let largest = usize::try_from(max_bytes / LARGEST_PART).unwrap_or(usize::MAX);
         Self {
             kept,
+            register: Arc::default(),
             largest,
             in_flight: InFlight::new(),
         }
@@ -142,7 +174,7 @@ impl Cache {
                     // Copied: the answer may be a small part of a buffer read from the node, which must not stay in
                     // memory with it.
                     let json = Bytes::copy_from_slice(&json);
-                    self.kept.insert(*key, json.clone());
+                    self.insert(*key, json.clone());
                     Ok(Outcome::Result(json))
                 }
                 other => other,
@@ -154,13 +186,65 @@ impl Cache {
 
     /// Returns the cached answer under this key.
     pub(super) fn get(&self, key: &CacheKey) -> Option<Bytes> {
-        self.kept.get(key)
+        self.kept.get(key).map(|cached| cached.json)
+    }
+
+    fn insert(&self, key: CacheKey, json: Bytes) {
+        let registration = (json.len() >= SHARE_FROM).then(|| self.register.enter(key, &json));
+        let cached = CachedAnswer {
+            _registration: registration,
+            json,
+            packed: 0,
+        };
+        self.kept.insert(key, cached);
+    }
+
+    /// Returns the packed form of a cached answer. The first caller packs it, those that come meanwhile wait for that;
+    /// the form then counts among the bytes of the cache.
+    pub(super) async fn packed<E, P: Future<Output = Result<Packed, E>>>(
+        &self,
+        json: &Bytes,
+        coding: ContentCoding,
+        pack: impl FnOnce() -> P,
+    ) -> PackedAnswer {
+        if json.len() < SHARE_FROM {
+            return PackedAnswer::NotCached;
+        }
+        let Some((key, forms)) = self.register.find(json) else {
+            return PackedAnswer::NotCached;
+        };
+        let packing = async {
+            let packed = pack().await?;
+            let is_worth_it = packed.len() < json.len() / 4 * 3;
+            if is_worth_it {
+                self.weigh_form(key, json, packed.len());
+            }
+            Ok::<_, E>(is_worth_it.then_some(packed))
+        };
+        match forms.of(coding).get_or_try_init(|| packing).await {
+            Ok(Some(packed)) => PackedAnswer::Packed(packed.clone()),
+            Ok(None) | Err(_) => PackedAnswer::AsItIs,
+        }
+    }
+
+    /// Counts the bytes of another form of an answer that is cached still.
+    fn weigh_form(&self, key: CacheKey, json: &Bytes, bytes: usize) {
+        self.kept.entry(key).and_compute_with(|entry| match entry {
+            Some(entry) if entry.value().json.as_ptr() == json.as_ptr() => {
+                let cached = entry.into_value();
+                Op::Put(CachedAnswer {
+                    packed: cached.packed + bytes,
+                    ..cached
+                })
+            }
+            _ => Op::Nop,
+        });
     }
 
     /// Caches an answer under another key too, if it is not too long.
     pub(super) fn keep(&self, key: CacheKey, json: Bytes) {
         if json.len() <= self.largest {
-            self.kept.insert(key, json);
+            self.insert(key, json);
         }
     }
 
@@ -199,6 +283,91 @@ mod tests {
             let answer = cache.answer(&key, AT_ONCE, |_| true, || async { result("1") });
             assert_eq!(answer.await, (result("1"), by));
         }
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_packed_once_and_counts_as_long_as_it_is_cached() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let cache = Cache::new(4 << 20);
+        let long = Bytes::from(vec![b'7'; 200 << 10]);
+        let key_of = key;
+        let (key, json) = (key("long", 0), long.clone());
+        let asking = || async { Ok(Outcome::Result(json)) };
+        let (answer, _) = cache.answer(&key, AT_ONCE, |_| true, asking).await;
+        let Ok(Outcome::Result(cached)) = answer else { panic!() };
+        let times = AtomicUsize::new(0);
+        let pack = |json: &Bytes, coding| {
+            let (cache, times, json) = (&cache, &times, json.clone());
+            async move {
+                let text = json.clone();
+                let packing = || async move {
+                    times.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                    crate::content_coding::pack(coding, &[text])
+                };
+                cache.packed(&json, coding, packing).await
+            }
+        };
+        let before = cache.size().1;
+        let all = join_all((0..10).map(|_| pack(&cached, ContentCoding::Gzip))).await;
+        let PackedAnswer::Packed(Packed::Gzip { blocks, .. }) = &all[0] else {
+            panic!()
+        };
+        for form in &all {
+            let PackedAnswer::Packed(Packed::Gzip { blocks: own, .. }) = form else {
+                panic!()
+            };
+            assert_eq!(own.as_ptr(), blocks.as_ptr(), "the same bytes");
+        }
+        assert_eq!(times.load(Ordering::Relaxed), 1);
+        assert_eq!(cache.size(), (1, before + blocks.len() as u64));
+        pack(&cached, ContentCoding::Zstd).await;
+        pack(&cached, ContentCoding::Zstd).await;
+        assert_eq!(times.load(Ordering::Relaxed), 2, "once for each coding");
+        assert!(cache.size().1 > before + blocks.len() as u64);
+        // Equal bytes elsewhere are not the cached ones, and neither is a short answer.
+        assert!(matches!(
+            pack(&long, ContentCoding::Gzip).await,
+            PackedAnswer::NotCached
+        ));
+        let short = Bytes::from_static(b"1");
+        assert!(matches!(
+            pack(&short, ContentCoding::Gzip).await,
+            PackedAnswer::NotCached
+        ));
+        // A failure is not remembered; a text that hardly shrinks is.
+        let mut word = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (word >> 33) as u8
+        });
+        let noise = Bytes::from_iter(noise.take(SHARE_FROM));
+        cache.keep(
+            CacheKey::new(CacheScope::Chain { epoch: 0 }, "noise", "[]"),
+            noise.clone(),
+        );
+        let failing = cache.packed(&noise, ContentCoding::Gzip, || async { Err::<Packed, ()>(()) });
+        assert!(matches!(failing.await, PackedAnswer::AsItIs));
+        let counted = times.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(matches!(pack(&noise, ContentCoding::Gzip).await, PackedAnswer::AsItIs));
+        }
+        assert_eq!(times.load(Ordering::Relaxed), counted + 1);
+        // What is evicted is forgotten with its forms.
+        assert_eq!(cache.register.len(), 2);
+        cache.kept.invalidate_all();
+        // The cache frees memory some operations later.
+        let mut operations = 0..100_000;
+        while cache.register.len() > 0 {
+            let number = operations.next().expect("the answers are freed");
+            cache.keep(key_of(&number.to_string(), 0), short.clone());
+            cache.size();
+        }
+        assert!(matches!(
+            pack(&cached, ContentCoding::Gzip).await,
+            PackedAnswer::NotCached
+        ));
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use super::cache_scope::{Admission, CacheScope, ChainSnapshot, Route};
 use super::filters::Filters;
 use super::finality::{self, Finality};
 use super::method::Method;
+use super::packing::Packing;
 use super::params::{self, BlockName};
 use super::send;
 use super::unpublished_head::UnpublishedHead;
@@ -54,7 +55,7 @@ type Answer = Result<Outcome, CallError>;
 pub(super) struct Calls {
     pool: Arc<Pool>,
     published: Arc<Published>,
-    cache: Cache,
+    pub(super) cache: Cache,
     filters: Filters,
     /// Bytes of answers that are put together, or wait to be read over HTTP.
     pub(super) answers: Arc<Budget>,
@@ -66,6 +67,7 @@ pub(super) struct Calls {
     beyond: Arc<FairPool>,
     /// Places for long answers that are put together.
     builders: Arc<FairPool>,
+    pub(super) packing: Packing,
     finality: Finality,
     unpublished_head: UnpublishedHead,
     by_hash: ByHash,
@@ -96,6 +98,7 @@ impl Calls {
             long: FairPool::new("too many long answers at once", LONG_CALLS, MAX_WAITING),
             beyond: FairPool::new("too many calls under way", BEYOND_CALLS, MAX_WAITING),
             builders: FairPool::new("too many long answers at once", BUILDERS, MAX_BUILDS),
+            packing: Packing::default(),
             finality: Finality::default(),
             unpublished_head: UnpublishedHead::default(),
             by_hash: ByHash::new(settings.verify),

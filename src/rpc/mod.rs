@@ -24,6 +24,7 @@ mod in_flight;
 mod local_logs;
 mod method;
 pub mod openrpc;
+mod packing;
 mod params;
 mod planned;
 mod send;
@@ -48,6 +49,7 @@ use crate::upstream::{NodeSubscription, Pool};
 use calls::Calls;
 use development::DevelopmentCalls;
 pub use id_argument::id_argument;
+pub use packing::PACK_FROM;
 use planned::Wait;
 pub use planned::{Before, Begun, Local, LocalHandler, Planned, Waiting};
 
@@ -347,12 +349,16 @@ impl Rpc {
 
     /// Takes room for answers of this many bytes together; short ones need none.
     fn room(&self, room: &mut Option<Charge>, owner: Owner, bytes: usize) -> Result<(), Full> {
+        let charged = self.try_room(room, owner, bytes);
+        charged.inspect_err(|_| self.metrics.count_refusals("long_answers", 1))
+    }
+
+    /// Takes room like [`Self::room`], for something that can be done without: no refusal is counted.
+    fn try_room(&self, room: &mut Option<Charge>, owner: Owner, bytes: usize) -> Result<(), Full> {
         if bytes < LONG_ANSWER {
             return Ok(());
         }
-        let answers = &self.calls.answers;
-        let charged = room.get_or_insert_with(|| answers.open(owner)).resize(bytes);
-        charged.inspect_err(|_| self.metrics.count_refusals("long_answers", 1))
+        room.get_or_insert_with(|| self.calls.answers.open(owner)).resize(bytes)
     }
 
     /// Takes room for one answer of this many bytes until it is read; `None` if it is too short to need any.

@@ -4,21 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tracing::Instrument as _;
 
 use super::http_response::{plain, retry_after};
-use super::listener::HttpConnection;
+use super::listener::{HttpConnection, ServerSettings};
 use super::request_body::{self, Unread};
 use super::response_body::Body;
+use crate::content_coding::ContentCoding;
 use crate::door::Pass;
 use crate::extension::{Call, Client, Connection, Role};
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INTERNAL_ERROR, METHOD_NOT_FOUND, Outcome, Request as RpcRequest, SERVER_ERROR, error,
 };
-use crate::rpc::{Begun, Local, SubscriptionMethod};
+use crate::rpc::{Begun, Local, PACK_FROM, SubscriptionMethod};
 use crate::session::{
     Offered, OwnCaller, PlannedMessage, PlannedReply, RequestRefusal, Services, Transport, call_own, caller,
 };
@@ -46,6 +47,7 @@ pub(super) async fn answer(
     record: Option<&Arc<RequestRecord>>,
 ) -> Response<Body> {
     let (services, settings) = (connection.services(), connection.settings());
+    let coding = accepted_coding(&request, settings);
     let content_type = request
         .headers()
         .get(CONTENT_TYPE)
@@ -59,7 +61,7 @@ pub(super) async fn answer(
         .to_ascii_lowercase();
     if !CONTENT_TYPES.contains(&media.as_str()) {
         let wrong = "invalid content type, only application/json is supported\n";
-        return charged(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, wrong), pass, connection);
+        return charged(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, wrong), pass, connection).await;
     }
     let reading = request_body::read(request.into_body(), pass, &services.inbound);
     let without_request = match tokio::time::timeout(settings.body_timeout(), reading).await {
@@ -67,31 +69,47 @@ pub(super) async fn answer(
         Ok(Ok((body, held))) => {
             let message = record.map(|record| record.received(body.len()));
             let reply = respond(body, held, pass, services, message.as_ref()).await;
-            return finish(reply, pass, connection);
+            return finish(reply, coding, pass, connection).await;
         }
-        Ok(Err(Unread::Refused(refusal))) => return finish(HttpReply::unread(refusal, services), pass, connection),
+        Ok(Err(Unread::Refused(refusal))) => {
+            return finish(HttpReply::unread(refusal, services), None, pass, connection).await;
+        }
         Ok(Err(Unread::TooLong)) => plain(StatusCode::PAYLOAD_TOO_LARGE, "content length too large\n"),
         Ok(Err(Unread::Broken)) => plain(StatusCode::BAD_REQUEST, "the body could not be read\n"),
         Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
     };
-    charged(without_request, pass, connection)
+    charged(without_request, pass, connection).await
+}
+
+/// Returns the coding in which the client would like a long answer.
+fn accepted_coding(request: &Request<Incoming>, settings: &ServerSettings) -> Option<ContentCoding> {
+    if !settings.http_compression {
+        return None;
+    }
+    let values = request.headers().get_all(ACCEPT_ENCODING).into_iter();
+    ContentCoding::accepted(values.filter_map(|value| value.to_str().ok()))
 }
 
 /// Charges a body without a request, since it was read and is answered; returns a refusal instead of `response` if the
 /// quota is used up.
-fn charged(response: Response<Body>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
+async fn charged(response: Response<Body>, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
     let charged = pass.terms().charge_one();
     match charged {
         Ok(()) => response,
         Err(exceeded) => {
             let unread = HttpReply::unread(RequestRefusal::Quota(exceeded), connection.services());
-            finish(unread, pass, connection)
+            finish(unread, None, pass, connection).await
         }
     }
 }
 
 /// Builds the HTTP response, with a status and `Retry-After` if the message was refused.
-fn finish(HttpReply { answer, room, refused }: HttpReply, pass: &Pass, connection: &HttpConnection) -> Response<Body> {
+async fn finish(
+    HttpReply { answer, room, refused }: HttpReply,
+    coding: Option<ContentCoding>,
+    pass: &Pass,
+    connection: &HttpConnection,
+) -> Response<Body> {
     let services = connection.services();
     let parts = answer.parts();
     let needed = match &answer {
@@ -100,13 +118,18 @@ fn finish(HttpReply { answer, room, refused }: HttpReply, pass: &Pass, connectio
         HttpAnswer::Nothing | HttpAnswer::Batch(_) => Ok(room),
     };
     let (mut response, refused) = match (needed, &answer) {
-        (Ok(room), _) => (json(&parts, room), refused),
+        (Ok(room), _) => (packed_or_json(coding, &parts, room, pass, services).await, refused),
         (Err(full), HttpAnswer::One(one)) => {
             let refused = Some(RetryHint::busy(RETRY_AFTER));
             (json(one.instead(full.into()).parts(), None), refused)
         }
         (Err(_), _) => (json(&parts, None), refused),
     };
+    if connection.settings().http_compression {
+        response
+            .headers_mut()
+            .append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     if let Some(RetryHint { status, after }) = refused {
         *response.status_mut() = status;
         if let Some(after) = after {
@@ -337,6 +360,30 @@ async fn respond(
 async fn detached<T: Send + 'static>(services: &Services, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let done = tokio::spawn(work.in_current_span()).await;
     done.map_err(|_| panics::count("call", &services.metrics)).ok()
+}
+
+/// Returns the answer in the coding that the client would like, or as it is: if it is short, or hardly shorter when packed,
+/// or if packing has no place now. `room` is the charge for the answer as it is.
+async fn packed_or_json(
+    coding: Option<ContentCoding>,
+    parts: &[Bytes],
+    room: Option<Charge>,
+    pass: &Pass,
+    services: &Services,
+) -> Response<Body> {
+    let coding = coding.filter(|_| pieces::length(parts) >= PACK_FROM);
+    let Some(coding) = coding else {
+        return json(parts, room);
+    };
+    // On the heap: most answers are short.
+    let packing = Box::pin(services.rpc.packed(coding, parts, pass.account().owner()));
+    let Some((body, charge)) = packing.await else {
+        return json(parts, room);
+    };
+    let mut response = json(&body, charge);
+    let name = HeaderValue::from_static(coding.name());
+    response.headers_mut().insert(CONTENT_ENCODING, name);
+    response
 }
 
 fn json(body: &[Bytes], room: Option<Charge>) -> Response<Body> {

@@ -31,6 +31,8 @@ pub struct ServerSettings {
     pub write_deadline: Duration,
     /// `true` if offers of permessage-deflate are accepted.
     pub compression: bool,
+    /// `true` if HTTP answers are compressed for clients that accept it.
+    pub http_compression: bool,
     /// `true` if every connection begins with a PROXY protocol header, version 2.
     pub proxied: bool,
     /// TLS configuration at the start; `None` for a port without TLS.

@@ -70,7 +70,7 @@ pub use endpoint::{BadEndpoint, Endpoint};
 pub use lanes::Lanes;
 pub use membership::Reshaped;
 pub use naming::SubscriptionMethod;
-pub use node::{Node, Share};
+pub use node::{Node, NodeCompression, Share};
 pub use passthrough::{Answers, Passthrough};
 pub use pool::{Channels, LastUpstream, Pool};
 pub(crate) use ranking::{MAX_HOLE, ReportedBlock};
@@ -233,6 +233,8 @@ pub struct UpstreamSettings {
     pub max_passthrough: usize,
     /// Connections to a node over WebSocket or IPC: 2, or 1 where calls share the stream's connection.
     pub lanes: u8,
+    /// Nodes over HTTP that may compress their answers.
+    pub compression: NodeCompression,
     /// Longest message accepted from a node, in bytes.
     pub max_message_bytes: usize,
     /// Memory for answers that are being read from HTTP nodes, in bytes: so much for clients' calls, and again for

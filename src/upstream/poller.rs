@@ -77,6 +77,7 @@ impl Poller {
             .expect("nothing is set that could fail");
         let node = HttpTransport {
             client,
+            offers_compression: shared.settings.compression.is_offered(&url),
             url,
             max_message_bytes: shared.settings.max_message_bytes,
         };

@@ -29,6 +29,7 @@ mod handshake;
 mod harness;
 mod heights;
 mod hostile;
+mod http_compression;
 mod keys;
 mod lanes;
 mod liar;

@@ -57,6 +57,10 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "Connections to a node over WebSocket or IPC. With 2, calls have a connection of their own and cannot delay heads; use 1 for nodes that allow one.",
     ),
     (
+        "node.http_compression",
+        "HTTP nodes that are offered to compress their answers with zstd or gzip: auto (nodes on other machines), on (all), off (none). Limits of an answer hold for its text.",
+    ),
+    (
         "node.max_in_flight",
         "Calls in flight at the nodes; further calls wait, in turns by client. One client gets at most a quarter of the places (half while no other client waits), at most half of the places that others leave, and 1,024 waiting calls; more get -32005 with a retry hint.",
     ),
@@ -301,6 +305,10 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     (
         "server.header_timeout",
         "Time limit for the head of a request; three times as long for its body.",
+    ),
+    (
+        "server.http_compression",
+        "on: HTTP answers of 1 KiB and more are sent with zstd or gzip to clients that accept it, and cached ones are compressed once for all; off: as they are.",
     ),
     (
         "server.proxy_protocol",

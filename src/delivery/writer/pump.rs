@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::delivery::writer::Answered;
     use crate::delivery::writer::tests::{one, one_of, pair, read, released};
-    use crate::delivery::{Batch, Event, Kind, frame};
+    use crate::delivery::{Batch, Event, Framing, Kind, frame};
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_closed_with_1013_behind_the_frame_that_was_begun() {

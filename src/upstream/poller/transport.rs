@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
 use tokio::sync::{Semaphore, mpsc};
 use url::Url;
 
+use crate::content_coding::ContentCoding;
+use crate::content_coding::unpack::{self, Unpack};
 use crate::jsonrpc::Outcome;
 use crate::shares::{Budget, Charge, Full, Owner};
 use crate::telemetry::TraceParent;
@@ -26,6 +29,8 @@ pub(super) struct HttpTransport {
     pub(super) client: reqwest::Client,
     pub(super) url: Url,
     pub(super) max_message_bytes: usize,
+    /// `true` if the node may compress its answers.
+    pub(super) offers_compression: bool,
 }
 
 /// Failure of a POST.
@@ -47,13 +52,87 @@ impl From<String> for HttpFailure {
     }
 }
 
+/// Text of an answer, which grows as far as its limits allow.
+struct Answer {
+    text: Vec<u8>,
+    /// Most bytes of the text.
+    max: usize,
+    room: Option<Charge>,
+    /// Times that the text is in memory while it is read.
+    copies: usize,
+    /// Limit that was exceeded.
+    failure: Option<HttpFailure>,
+}
+
+impl Answer {
+    /// Reserves memory for a text of this length, as far as it is allowed.
+    fn reserve(&mut self, length: usize) -> Result<(), Full> {
+        let length = length.min(self.max);
+        self.charge(length)?;
+        self.text.reserve_exact(length);
+        Ok(())
+    }
+
+    fn charge(&mut self, length: usize) -> Result<(), Full> {
+        match &mut self.room {
+            Some(room) if length > UNCHARGED => room.resize(length * self.copies),
+            _ => Ok(()),
+        }
+    }
+
+    fn push(&mut self, part: &[u8]) -> Result<(), HttpFailure> {
+        let length = self.text.len() + part.len();
+        if length > self.max {
+            return Err(HttpFailure::TooLong(self.max));
+        }
+        // Charged before the buffer grows, by doubling.
+        if length > self.text.capacity() {
+            self.charge(length.max(2 * self.text.capacity()))?;
+        }
+        self.text.extend_from_slice(part);
+        Ok(())
+    }
+}
+
+impl std::io::Write for Answer {
+    fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+        self.push(part).map_err(|why| {
+            let words = why.to_string();
+            self.failure = Some(why);
+            std::io::Error::other(words)
+        })?;
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads `Content-Encoding`; `None` for text as it is.
+fn coding_of(value: Option<&[u8]>) -> Result<Option<ContentCoding>, HttpFailure> {
+    let Some(value) = value else { return Ok(None) };
+    let name = String::from_utf8_lossy(value);
+    let name = name.trim();
+    if name.is_empty() || name.eq_ignore_ascii_case("identity") {
+        return Ok(None);
+    }
+    let unknown = || {
+        let words = "the node compresses with a coding that it was not offered: configure it to use gzip or zstd";
+        HttpFailure::Other(words.to_owned())
+    };
+    ContentCoding::named(name).map(Some).ok_or_else(unknown)
+}
+
 impl HttpTransport {
+    /// Posts a call, and offers the node to compress its answer. The limits of an answer hold for its text, whatever the
+    /// number of bytes in which it comes.
     async fn call(
         &self,
         method: &str,
         params: &str,
         trace: Option<TraceParent>,
-        mut room: Option<Charge>,
+        room: Option<Charge>,
     ) -> Result<Outcome, HttpFailure> {
         let body = message::request(ID, method, params);
         let mut request = self
@@ -64,31 +143,17 @@ impl HttpTransport {
         if let Some(trace) = trace {
             request = request.header(TRACEPARENT, trace.to_string());
         }
+        if self.offers_compression {
+            request = request.header(ACCEPT_ENCODING, "zstd, gzip");
+        }
         // The address may hold a key: it stays out of the error.
         let failed = |error: reqwest::Error| HttpFailure::Other(chain(&error.without_url()));
-        let mut response = request.send().await.map_err(failed)?;
+        let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        let after = response.headers().get(reqwest::header::RETRY_AFTER);
+        let after = response.headers().get(RETRY_AFTER);
         let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
-        // A known length is reserved at once, as far as it is allowed: growing means copying.
-        let length = response.content_length().unwrap_or(0) as usize;
-        let mut charged = |bytes: usize| match &mut room {
-            Some(room) if bytes > UNCHARGED => room.resize(bytes),
-            _ => Ok(()),
-        };
-        let length = length.min(self.max_message_bytes);
-        charged(length)?;
-        let mut answer = Vec::with_capacity(length);
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if answer.len() + chunk.len() > self.max_message_bytes {
-                return Err(HttpFailure::TooLong(self.max_message_bytes));
-            }
-            // Charged before the buffer grows, by doubling.
-            if answer.len() + chunk.len() > answer.capacity() {
-                charged((answer.len() + chunk.len()).max(2 * answer.capacity()))?;
-            }
-            answer.extend_from_slice(&chunk);
-        }
+        // Read whatever the status is: the connection serves the next call only then.
+        let answer = self.read(response, room).await;
         if status.is_redirection() {
             return Err(HttpFailure::Other(format!(
                 "HTTP {status}: headwater does not follow redirects, configure the final address"
@@ -97,8 +162,49 @@ impl HttpTransport {
         if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
             return Err(HttpFailure::Throttled(after.map(Duration::from_secs)));
         }
+        let answer = answer?;
         message::answer(&answer.into(), ID)
             .ok_or_else(|| HttpFailure::Other(format!("HTTP {status} without a JSON-RPC answer")))
+    }
+
+    /// Reads the text of an answer.
+    async fn read(&self, mut response: reqwest::Response, room: Option<Charge>) -> Result<Vec<u8>, HttpFailure> {
+        let failed = |error: reqwest::Error| HttpFailure::Other(chain(&error.without_url()));
+        let unpacking = |why: std::io::Error| HttpFailure::Other(format!("an answer that cannot be unpacked: {why}"));
+        let coding = coding_of(response.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes))?;
+        let mut answer = Answer {
+            text: Vec::new(),
+            max: self.max_message_bytes,
+            room,
+            // A window of zstd may be as long as the text.
+            copies: if coding == Some(ContentCoding::Zstd) { 2 } else { 1 },
+            failure: None,
+        };
+        if coding.is_none() {
+            // A known length is reserved at once, as far as it is allowed: growing means copying.
+            answer.reserve(response.content_length().unwrap_or(0) as usize)?;
+        }
+        let mut unpack = Unpack::new(coding, answer).map_err(unpacking)?;
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            let step = if coding.is_some() {
+                unpack::STEP
+            } else {
+                chunk.len().max(1)
+            };
+            for part in chunk.chunks(step) {
+                if let Err(why) = unpack.write(part) {
+                    return Err(unpack.sink().failure.take().unwrap_or_else(|| unpacking(why)));
+                }
+                if coding.is_some() {
+                    // A few bytes may stand for a long text.
+                    tokio::task::consume_budget().await;
+                }
+            }
+        }
+        if let Err(why) = unpack.finish() {
+            return Err(unpack.sink().failure.take().unwrap_or_else(|| unpacking(why)));
+        }
+        Ok(std::mem::take(&mut unpack.sink().text))
     }
 
     pub(super) async fn result(&self, method: &str, params: &str) -> Result<Bytes, HttpFailure> {
