@@ -4,7 +4,7 @@
 //! cargo run --example server_sent_events http://127.0.0.1:8546 0xCONTRACT
 //! ```
 
-#![allow(clippy::print_stdout)] // The events, for the caller.
+#![expect(clippy::print_stdout, reason = "the logs are this program's output")]
 
 use std::time::Duration;
 

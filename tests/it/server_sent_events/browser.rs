@@ -2,17 +2,16 @@
 //! and a reorg. Runs where there is a Chromium (`CHROMIUM` names one).
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::Html;
 use axum::routing::{get, post};
-use tokio::process::Command;
 use tokio::sync::{Mutex, mpsc};
 
-use super::examples::code;
+use super::examples::{Running, code};
 use crate::harness::{Event, Proxy, adopted, dropped, eventually, node, within};
 
 /// Flags as in tests/interop/libraries/browser.mjs.
@@ -54,7 +53,7 @@ if (await (await fetch("/command")).text() === "reload") location.reload();
 }
 
 struct Browser {
-    _child: tokio::process::Child,
+    _process: Running,
     taken: mpsc::UnboundedReceiver<String>,
     commands: mpsc::UnboundedSender<&'static str>,
 }
@@ -92,9 +91,8 @@ impl Browser {
         chromium
             .arg("--remote-debugging-port=0")
             .arg(format!("http://{address}/"));
-        let chromium = chromium.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         Some(Self {
-            _child: chromium.spawn().unwrap(),
+            _process: Running::start(chromium.stdout(Stdio::null()).stderr(Stdio::null())),
             taken: received,
             commands,
         })

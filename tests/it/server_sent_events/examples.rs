@@ -1,10 +1,10 @@
 //! The examples of docs/server-sent-events.md, run as they stand there, over a restart of the proxy and a reorg.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
 
 use crate::harness::{Event, Proxy, dropped, node, within};
 
@@ -20,21 +20,47 @@ pub fn code(language: &str) -> &'static str {
 /// Program under way, which prints the logs that it takes.
 struct Program {
     name: &'static str,
-    _child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    _process: Running,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+/// Process that ends with the test.
+pub struct Running(Child);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Program {
     fn start(name: &'static str, command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let _child = child;
-        Self { name, _child, lines }
+        let mut process = Running::start(command.stdout(Stdio::piped()));
+        let output = BufReader::new(process.0.stdout.take().unwrap());
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            output
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| drop(sender.send(line)));
+        });
+        Self {
+            name,
+            _process: process,
+            lines,
+        }
     }
 
     async fn expect(&mut self, story: &[String]) {
         for (at, line) in story.iter().enumerate() {
-            let text = within(self.name, self.lines.next_line()).await.unwrap();
+            let text = within(self.name, self.lines.recv()).await;
             let payload = text.unwrap_or_else(|| panic!("{} has ended", self.name));
             let subscription = String::new();
             assert_eq!(Event { subscription, payload }.line(), *line, "{}: log {at}", self.name);
@@ -49,7 +75,7 @@ fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// Builds the example in Go; `None` if there is no Go.
-async fn go(folder: &Path) -> Option<PathBuf> {
+fn go(folder: &Path) -> Option<PathBuf> {
     let text = format!(
         "package main\n\nimport (\n\t\"bufio\"\n\t\"fmt\"\n\t\"io\"\n\t\"net/http\"\n\t\"os\"\n\t\"strings\"\n\t\"time\"\n)\n\n\
          var url = os.Args[1]\n\n{}\nfunc main() {{\n\
@@ -60,7 +86,7 @@ async fn go(folder: &Path) -> Option<PathBuf> {
     let (source, binary) = (file(folder, "follow.go", &text), folder.join("follow"));
     let mut build = Command::new("go");
     build.arg("build").arg("-o").arg(&binary).arg(&source);
-    match build.status().await {
+    match build.status() {
         Ok(built) => {
             assert!(built.success());
             Some(binary)
@@ -108,7 +134,7 @@ async fn the_examples_of_the_page_go_on_after_a_restart() {
         Program::start("TypeScript", Command::new("node").arg(page).args(arguments)),
         Program::start("Rust", Command::new(example).args(arguments)),
     ];
-    if let Some(binary) = go(folder.path()).await {
+    if let Some(binary) = go(folder.path()) {
         programs.push(Program::start("Go", Command::new(binary).args(arguments)));
     }
     let sample = r#"headwater_subscriptions{kind="logs"}"#;
