@@ -188,6 +188,10 @@ def panels():
             (metric("log_filters"), "filters {{instance}}"), (metric("accounts"), "accounts {{instance}}"), width=8)
     p.graph("Resumed subscriptions", "Subscriptions that asked for the past: served from memory or the node, or refused (too_old, unknown, "
             "pruned), per minute.", (f"60 * {total(rate('resumed_total'), 'reason')}", "{{reason}}"), width=8)
+    p.graph("Sessions", "Sessions in memory, and the subscriptions whose positions are kept.", (metric("sessions"), "sessions {{instance}}"),
+            (metric("session_positions"), "positions {{instance}}"), width=8)
+    p.graph("Returning sessions", "Positions from which subscriptions went on (resumed), or that were lost: their clients were closed with 1012; "
+            "per minute.", (f"60 * {total(rate('session_claims_total'), 'outcome')}", "{{outcome}}"), width=8)
 
     p.row("Deliveries and latency")
     p.graph("Events delivered", "Notifications written to sockets, by kind.",

@@ -144,11 +144,8 @@ impl Peer {
 
     /// Reads up to the next mark behind what was read, and confirms it, and has the app take the pong.
     async fn confirm(&mut self) {
-        let mark = loop {
-            match self.next().await {
-                Got::Mark(mark) => break mark,
-                other => panic!("{other:?}"),
-            }
+        let Got::Mark(mark) = self.next().await else {
+            panic!("no mark");
         };
         self.pong(mark).await;
     }
@@ -312,10 +309,12 @@ async fn a_removal_that_was_not_confirmed_is_sent_again() {
     peer.expect(logs(&two.adopted)).await;
 }
 
+type Row = (&'static str, Value, fn(&Block) -> String);
+
 /// Each kind, from its first notification to one after a cut.
 #[tokio::test]
 async fn every_stream_of_the_chain_has_a_position() {
-    let rows: [(&str, Value, fn(&Block) -> String); 7] = [
+    let rows: [Row; 7] = [
         ("heads", json!(["newHeads"]), |block| adopted_line(block, "head")),
         ("final heads", json!(["newHeads", {"confirmations": 2}]), |block| {
             adopted_line(block, "head")

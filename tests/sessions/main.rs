@@ -6,6 +6,8 @@
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
+// The seed and the counts are the result.
+#![allow(clippy::print_stdout)]
 
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../it/tail/relay.rs"]
@@ -13,6 +15,7 @@ mod relay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -26,6 +29,8 @@ use headwater::devnet::{self, Block, Control, Devnet};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +78,7 @@ struct World {
     _node: Devnet,
     control: Control,
     relay: Relay,
+    admin: SocketAddr,
     stop: CancellationToken,
     rng: StdRng,
     first: u64,
@@ -97,6 +103,7 @@ impl World {
         typed.limits.handshakes_per_minute = 1_000_000;
         let app = App::bind(Config::check(&typed).unwrap()).await.unwrap();
         let relay = Relay::start(app.address().unwrap()).await;
+        let admin = app.admin_address().unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(app.run(stop.clone().cancelled_owned()));
         let seed = variable("SESSION_SEED", rand::random());
@@ -106,6 +113,7 @@ impl World {
             _node: node,
             control,
             relay,
+            admin,
             stop,
             rng: StdRng::seed_from_u64(seed),
             first,
@@ -145,16 +153,17 @@ impl World {
                     sleep(Duration::from_micros(self.rng.random_range(0..15_000))).await;
                 }
             }
+            let before = self.resumed().await;
             self.relay.cut();
-            let before = story.0.lock().len();
             self.act();
-            let is_back = |story: &Story| {
-                let story = story.0.lock();
-                let since = &story[before..];
-                since.iter().any(|seen| matches!(seen, Seen::Head(_)))
-                    && since.iter().any(|seen| !matches!(seen, Seen::Head(_)))
+            let waiting = async {
+                while self.resumed().await < before + 2 {
+                    sleep(Duration::from_millis(2)).await;
+                }
             };
-            story.until("the library is back", is_back).await;
+            timeout(PATIENCE, waiting).await.expect("both subscriptions again");
+            // Behind the answers.
+            self.seen(story, &self.control.mine_many(1)).await;
         }
         self.settle(story).await;
     }
@@ -193,13 +202,31 @@ impl World {
 
     /// Waits until the application has seen the newest block.
     async fn settle(&self, story: &Story) {
-        let last = self.control.mine_many(6);
-        story
-            .until("the last block", |story| last.iter().all(|block| story.has_head(block)))
-            .await;
-        let block = last.last().unwrap();
-        let log = Seen::Log(block.hash().to_string(), block.logs().count() as u64 - 1);
-        story.until("the last log", |story| story.0.lock().contains(&log)).await;
+        self.seen(story, &self.control.mine_many(6)).await;
+    }
+
+    /// Waits until the application has seen these blocks with their logs.
+    async fn seen(&self, story: &Story, blocks: &[Arc<Block>]) {
+        for block in blocks {
+            let log = Seen::Log(block.hash().to_string(), block.logs().count() as u64 - 1);
+            story
+                .until("a new block", |story| {
+                    story.has_head(block) && story.0.lock().contains(&log)
+                })
+                .await;
+        }
+    }
+
+    /// Returns the number of subscriptions that went on from their positions.
+    async fn resumed(&self) -> u64 {
+        let mut admin = TcpStream::connect(self.admin).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        admin.write_all(request.as_bytes()).await.unwrap();
+        let mut page = String::new();
+        admin.read_to_string(&mut page).await.unwrap();
+        let name = "headwater_session_claims_total{outcome=\"resumed\"} ";
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |value| value.trim().parse().unwrap())
     }
 
     /// Checks that the events lead to the chain, and returns how many came more than once.
