@@ -31,7 +31,7 @@ pub(super) struct ActiveUpstream {
     metrics: Arc<Metrics>,
 }
 
-/// What the log says of an upstream.
+/// Identity of an upstream for the log.
 #[derive(Clone, Debug)]
 pub(super) struct Named {
     pub id: UpstreamId,

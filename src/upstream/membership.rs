@@ -32,7 +32,7 @@ use super::shared::UpstreamShared;
 use super::{Endpoint, MinHead, Node, Share, UpstreamId, UpstreamSettings};
 use crate::shares::Budget;
 
-/// What the actors of all upstreams share.
+/// State shared by the actors of all upstreams.
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) settings: UpstreamSettings,
@@ -62,7 +62,7 @@ impl Common {
         }
     }
 
-    /// Creates an upstream, whose actors start when they are told to: only after the choice knows it.
+    /// Creates an upstream. Its actors are started apart, once the choice knows it.
     fn create(&self, node: &Node) -> (Member, Start) {
         let id = {
             let mut next = self.next.lock();
