@@ -543,7 +543,7 @@ async fn a_page_is_told_what_it_may() {
         ("access-control-allow-methods", "POST, GET"),
         (
             "access-control-allow-headers",
-            "content-type, authorization, x-api-key, x-request-id, traceparent",
+            "content-type, authorization, x-api-key, last-event-id, x-request-id, traceparent",
         ),
         ("access-control-max-age", "600"),
         ("vary", "Origin"),

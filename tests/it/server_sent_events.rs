@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater::devnet::Block;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -452,6 +454,26 @@ async fn a_drain_ends_the_stream_with_a_reason_and_the_client_goes_on_elsewhere(
     source.expect(&logs(&[block])).await;
 }
 
+/// A browser gives up at a status other than 200.
+#[tokio::test]
+async fn a_request_that_is_complete_during_a_drain_is_answered_with_a_stream_that_ends() {
+    let rig = Rig::start().await;
+    let mut late = TcpStream::connect(rig.address).await.unwrap();
+    late.write_all(b"GET /events?kind=heads HTTP/1.1\r\n").await.unwrap();
+    // The connection is served, and its request is not complete.
+    rig.client().await;
+    rig.stop();
+    rig.unready().await;
+    late.write_all(b"host: localhost\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within("the end", late.read_to_string(&mut answer)).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let end = r#"{"code":1012,"reason":"service restart"}"#;
+    assert_eq!(body, format!("retry: 1000\n\nevent: close\ndata: {end}\n\n"));
+    rig.proxy.ended().await.unwrap();
+}
+
 #[tokio::test]
 async fn limits_are_those_of_other_clients() {
     let rig = Rig::with(|config| {
@@ -547,4 +569,83 @@ async fn a_slow_reader_is_cut_between_two_events_and_resumes_beside_a_bystander(
     );
     let mut again = Source::open_behind(rig.address, "kind=logs", &slow.id).await;
     again.expect(&story[lines.len()..]).await;
+}
+
+/// A client of logs, or of whole blocks, that disconnects at any event, while the chain grows and reorganises: it gets each
+/// event once, is taken back what it has and nothing else, and has the canonical chain in the end.
+#[tokio::test]
+async fn whenever_a_client_disconnects_it_has_the_chain_in_the_end() {
+    for (seed, history, query) in [
+        (1, 256, "kind=logs"),
+        (2, 256, "kind=logs"),
+        (3, 8, "kind=logs"),
+        (4, 256, "kind=blockLogs"),
+        (5, 8, "kind=blockLogs"),
+    ] {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let rig = Rig::with(|config| config.history.blocks = history).await;
+        let mut source = Source::open(rig.address, query).await;
+        source.mark().await;
+        let first = rig.control.head().number() + 1;
+        let mut kept = Kept::default();
+        for _ in 0..40 {
+            let height = rig.control.head().number() + 1 - first;
+            match rng.random_range(0..3) {
+                0 if height > 1 => {
+                    let depth = rng.random_range(1..=height.min(3));
+                    rig.control.reorg(depth, depth + rng.random_range(1..3)).unwrap();
+                }
+                _ => drop(rig.control.mine_many(rng.random_range(1..3))),
+            }
+            for _ in 0..rng.random_range(0..8) {
+                // There may be no more for now.
+                match tokio::time::timeout(Duration::from_millis(20), source.next()).await {
+                    Ok(message) => kept.take(&message.unwrap(), seed),
+                    Err(_) => break,
+                }
+            }
+            if rng.random_bool(0.5) {
+                let id = source.id.clone();
+                source = Source::open_behind(rig.address, query, &id).await;
+            }
+        }
+        rig.settled(&rig.control).await;
+        let last = rig.control.mine();
+        let block = |number| rig.control.with_chain(|chain| chain.block_at(number).cloned().unwrap());
+        let canonical: Vec<_> = (first..=last.number()).map(block).collect();
+        let expected: Vec<String> = canonical
+            .iter()
+            .flat_map(|block| {
+                (0..block.logs().count()).map(|at| Kept::key(&json!(block.hash()), &json!(format!("{at:#x}"))))
+            })
+            .collect();
+        while kept.0 != expected {
+            kept.take(&source.message().await, seed);
+        }
+    }
+}
+
+/// Logs that a client has, oldest first.
+#[derive(Default)]
+struct Kept(Vec<String>);
+
+impl Kept {
+    fn key(block: &Value, index: &Value) -> String {
+        format!("{} {}", block.as_str().unwrap(), index.as_str().unwrap())
+    }
+
+    fn take(&mut self, message: &Message, seed: u64) {
+        let json = message.json();
+        let alone = [json.clone()];
+        let logs = json["logs"].as_array().map_or(&alone[..], Vec::as_slice);
+        for log in logs {
+            let key = Self::key(&log["blockHash"], &log["logIndex"]);
+            let at = self.0.iter().position(|own| *own == key);
+            match (log["removed"] == true, at) {
+                (true, Some(at)) => drop(self.0.remove(at)),
+                (false, None) => self.0.push(key),
+                _ => panic!("seed {seed}: {key} came twice, or was not there to be taken back: {message:?}"),
+            }
+        }
+    }
 }
