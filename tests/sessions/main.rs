@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -91,7 +91,12 @@ fn variable(name: &str, default: u64) -> u64 {
 
 impl World {
     async fn start() -> Self {
-        let node = Devnet::start(devnet::Config::manual()).await.unwrap();
+        let node = Devnet::start(devnet::Config {
+            keep_blocks: 1 << 20,
+            ..devnet::Config::manual()
+        })
+        .await
+        .unwrap();
         let control = node.handle();
         control.mine_many(20);
         let mut typed = typed::Config {
@@ -328,17 +333,23 @@ async fn a_slow_application_on_alloy_sees_no_hole() {
     with_alloy(Duration::from_millis(2)).await;
 }
 
+/// Process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 async fn with_script(name: &str, command: &mut Command) {
     let mut world = World::start().await;
     let story = Story::default();
     let slow = if name.contains("slow") { "2" } else { "0" };
-    let mut child = command
-        .arg(world.url())
-        .arg(slow)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    command.arg(world.url()).arg(slow).stdout(Stdio::piped());
+    let mut child = Running(command.spawn().unwrap());
+    let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     let (told, ready) = (story.clone(), Arc::new(tokio::sync::Notify::new()));
     let is_ready = ready.clone();
     std::thread::spawn(move || {
@@ -364,8 +375,7 @@ async fn with_script(name: &str, command: &mut Command) {
         "{name}: {} cuts, {events} events, {repeated} of them repeated",
         world.cuts
     );
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     world.stop.cancel();
 }
 
