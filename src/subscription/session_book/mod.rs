@@ -8,18 +8,18 @@
 //! Bounds: sessions, and bytes, each in total and a quarter of it for one account; marks that are not confirmed, per
 //! session. What has no connection makes room, the oldest first: its client is told so when it returns, as after a restart.
 
+mod key;
 mod saved;
+mod session;
 mod token;
 mod track;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{Hash, Hasher};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use alloy_primitives::{B256, Keccak256};
-
+pub use self::key::{SessionKey, SessionLimits, SubscriptionKey};
 pub use self::saved::SavedSessions;
+use self::session::{Account, Mark, Session, Slot, SlotState};
 pub use self::token::SessionToken;
 pub(super) use self::track::Standing;
 use self::track::Track;
@@ -39,62 +39,6 @@ const SLOT_BYTES: usize = 1_536;
 
 /// Part of all sessions, and of their bytes, that one account may have: a quarter.
 const SHARE: usize = 4;
-
-/// Bounds of sessions.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionLimits {
-    /// Time for which positions are kept without a connection.
-    pub keep: Duration,
-    /// Blocks before the received one that are sent again.
-    pub overlap: u64,
-    /// Most sessions of all clients.
-    pub max: usize,
-    /// Most bytes of positions of all clients.
-    pub max_bytes: usize,
-}
-
-impl Default for SessionLimits {
-    fn default() -> Self {
-        Self {
-            keep: Duration::from_secs(600),
-            overlap: 1,
-            max: 40_000,
-            max_bytes: 64 << 20,
-        }
-    }
-}
-
-/// Identity of a session: a token counts within its account alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SessionKey {
-    /// Account, as the operator knows it.
-    pub account: Arc<str>,
-    /// Token.
-    pub token: SessionToken,
-}
-
-/// Canonical subscription: equal for equal parameters, in whatever form they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SubscriptionKey(B256);
-
-impl SubscriptionKey {
-    /// Returns the key of a canonical value.
-    #[must_use]
-    pub fn of(canonical: &impl Hash) -> Self {
-        struct Digest(Keccak256);
-        impl Hasher for Digest {
-            fn write(&mut self, bytes: &[u8]) {
-                self.0.update(bytes);
-            }
-            fn finish(&self) -> u64 {
-                0
-            }
-        }
-        let mut digest = Digest(Keccak256::new());
-        canonical.hash(&mut digest);
-        Self(digest.0.finalize())
-    }
-}
 
 /// Result of opening a session.
 #[derive(Debug, PartialEq, Eq)]
@@ -123,65 +67,6 @@ pub(super) struct Live<P> {
     pub recipient: Arc<Recipient>,
     /// Place in the tables.
     pub place: P,
-}
-
-#[derive(Debug)]
-struct Slot<P> {
-    number: u64,
-    key: SubscriptionKey,
-    state: SlotState<P>,
-    /// `None` while only the client knows where it begins.
-    track: Option<Track>,
-    /// Number at which it begins, for a track that starts with the first confirmed mark.
-    first: u64,
-    /// Place in the last mark.
-    marked: Option<BlockRef>,
-}
-
-#[derive(Debug)]
-enum SlotState<P> {
-    /// No subscription of the connection has this position yet; it was left at this moment.
-    Left(Moment),
-    /// A repeated subscription is being made of what was left at this moment.
-    Claimed(Moment),
-    /// A subscription has it; with the moment at which it had been left, if it is a repeated one.
-    Live(Live<P>, Option<Moment>),
-}
-
-/// Ping on its way, and the places that its pong confirms.
-#[derive(Debug)]
-struct Mark {
-    payload: u64,
-    number: u64,
-    places: Vec<(u64, BlockRef)>,
-}
-
-#[derive(Debug)]
-struct Session<P> {
-    client: Option<ClientKey>,
-    /// Place among the sessions of the account without a connection.
-    order: u64,
-    left_at: Moment,
-    slots: Vec<Slot<P>>,
-    marks: VecDeque<Mark>,
-    next_mark: u64,
-    next_slot: u64,
-}
-
-impl<P> Session<P> {
-    fn bytes(&self) -> usize {
-        SESSION_BYTES + self.slots.len() * SLOT_BYTES
-    }
-}
-
-#[derive(Debug, Default)]
-struct Account {
-    sessions: usize,
-    bytes: usize,
-    /// Sessions without a connection, oldest first.
-    stored: BTreeMap<u64, SessionToken>,
-    /// Time at which a session was last forgotten for want of room, in seconds since 1970.
-    forgot_at: u64,
 }
 
 /// Sizes of the book.

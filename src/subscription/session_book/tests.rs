@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use alloy_primitives::B256;
 use expect_test::{Expect, expect};
 
 use super::*;
