@@ -22,7 +22,7 @@ use self::heard::Heard;
 use super::bloom_bits::RememberedBits;
 use super::evidence::{Amount, Belief, Blooms, Evidence, LISTED, Wrong};
 use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
-use super::source::{BadAnswer, Source};
+use super::source::{BadAnswer, Seek, Source};
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Content, ContentKind, Header};
 use crate::telemetry::ReasonLabel;
 use crate::upstream::UpstreamId;
@@ -190,7 +190,7 @@ impl Source {
             }
             if let Some(missing) = inquiry.over(now, &nodes) {
                 let missing = match missing {
-                    Missing::NotServed if !self.is_known(header, nodes.len()).await => Missing::UnknownBlock,
+                    Missing::NotServed if self.is_forgotten(header, nodes.len()).await => Missing::UnknownBlock,
                     missing => missing,
                 };
                 self.not_found(what, header, missing);
@@ -258,20 +258,22 @@ impl Source {
         }
     }
 
-    /// Checks if one of `nodes` upstreams has the block. A block that none has was left by the chain, which says nothing
-    /// about the contents of other blocks.
-    async fn is_known(&self, header: &Header, nodes: usize) -> bool {
+    /// Checks if no node knows the block, though one answers for it: the chain has left the block, which says nothing about
+    /// the contents of others. An error is evidence of nothing.
+    async fn is_forgotten(&self, header: &Header, nodes: usize) -> bool {
         let look = async {
+            let mut is_denied = false;
             for attempt in (0..).take(nodes) {
-                if self.block_by_hash(header.block.hash, attempt).await.is_some() {
-                    return true;
+                match self.seek(Seek::Hash(header.block.hash), attempt).await {
+                    Ok(Some(_)) => return false,
+                    Ok(None) => is_denied = true,
+                    Err(_) => {}
                 }
             }
-            false
+            is_denied
         };
-        tokio::time::timeout(self.pool.silence_timeout(), look)
-            .await
-            .unwrap_or(false)
+        let limit = self.pool.silence_timeout();
+        tokio::time::timeout(limit, look).await.unwrap_or(false)
     }
 
     fn count_retry(&self, what: &str, reason: &'static str) {
