@@ -18,7 +18,7 @@ pub enum ContentCoding {
 }
 
 impl ContentCoding {
-    /// All codings; of equally welcome ones the first is chosen.
+    /// All codings; of codings with equal weight the first is chosen.
     pub const ALL: [Self; 2] = [Self::Zstd, Self::Gzip];
 
     /// Returns the name in `Content-Encoding`.

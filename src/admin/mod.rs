@@ -80,7 +80,8 @@ impl Admin {
     /// Sets the gauges of the upstreams, and removes those of upstreams that have left.
     fn refresh_upstreams(&self) {
         let metrics = &self.services.metrics;
-        // Held throughout: of two pages at once, the later one must not show what has left.
+        // The lock is kept for the whole refresh: of two concurrent scrapes, the later one must not set a gauge again that
+        // the other has removed.
         let mut shown = metrics.upstream_labels.lock();
         let mut there = HashSet::new();
         for (upstream, status) in self.pool.status() {

@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use bytes::Bytes;
 
-use super::SubscriptionId;
+use super::{Kind, SubscriptionId, event_stream};
 use crate::deflate;
 use crate::pieces::{self, Pieces};
 
@@ -190,6 +190,9 @@ pub struct Event {
     deflated: Option<Arc<OnceLock<Option<Deflated>>>>,
     /// Position of the stream behind this event, for clients that resume by it; `None` if there are none.
     id: Option<Arc<str>>,
+    /// The same event as a server-sent event, made for the first client that needs it and shared by all batches with
+    /// this event; `None` without a position.
+    streamed: Option<Arc<OnceLock<Event>>>,
 }
 
 /// Compressed frame of an event.
@@ -285,18 +288,24 @@ impl Event {
             body: body.into(),
             deflated: None,
             id: None,
+            streamed: None,
         }
     }
 
     /// Adds the position of the stream behind this event.
     #[must_use]
     pub fn at(self, id: Option<Arc<str>>) -> Self {
-        Self { id, ..self }
+        let streamed = id.is_some().then(Arc::default);
+        Self { id, streamed, ..self }
     }
 
-    /// Returns the position of the stream behind this event.
-    pub(super) fn id(&self) -> Option<&str> {
-        self.id.as_deref()
+    /// Returns the same event as a server-sent event of this kind.
+    pub(super) fn streamed(&self, kind: Kind) -> Self {
+        let make = || Self::text(event_stream::event(kind, &self.payload(), self.id.as_deref()));
+        match &self.streamed {
+            Some(shared) => shared.get_or_init(make).clone(),
+            None => make(),
+        }
     }
 
     /// Returns the payload of an event in the namespace `eth` ([`Self::new`]).

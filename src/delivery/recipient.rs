@@ -347,8 +347,8 @@ impl Batch {
     pub fn framed(self: &Arc<Self>, framing: Framing) -> &Arc<Self> {
         match framing {
             Framing::EventStream if !self.is_mark => self.event_stream.get_or_init(|| {
-                let text = |event: &Event| Event::text(event_stream::event(self.kind, &event.payload(), event.id()));
-                Self::new(self.kind, self.events.iter().map(text).collect(), self.seen)
+                let events = self.events.iter().map(|event| event.streamed(self.kind));
+                Self::new(self.kind, events.collect(), self.seen)
             }),
             Framing::EventStream | Framing::WebSocket => self,
         }

@@ -256,16 +256,15 @@ impl ClientWriter {
         }
     }
 
-    /// Queues a ping with this payload behind all events; it marks a position. Returns `true` if the caller has to call
-    /// [`Self::flush`]. Without room nothing is queued: the next mark serves as well.
+    /// Queues a ping with this payload behind all events; it marks a position. Returns `Some(true)` if the caller has to
+    /// call [`Self::flush`], and `None` if there is no room: nothing is queued.
     #[must_use]
-    pub fn push_mark(&self, payload: u64, now: Moment) -> bool {
+    pub fn push_mark(&self, payload: u64, now: Moment) -> Option<bool> {
         let mut state = self.state.lock();
-        let max_bytes = self.shared.limits.max_bytes;
-        if state.phase != Phase::Open || !state.queue.push_mark(payload, now, max_bytes) {
-            return false;
+        if state.phase != Phase::Open || !state.queue.push_mark(payload, now, self.max_bytes) {
+            return None;
         }
-        self.after_push(&mut state, Push::Queued { shed: 0 })
+        Some(self.after_push(&mut state, Push::Queued { shed: 0 }))
     }
 
     /// Drops the queued events of a subscription that has ended.

@@ -1,8 +1,10 @@
 //! Positions of sessions over a graceful restart, in a small file. It is written under another name and is on the disk
 //! before it takes its own; it is removed as soon as it was read, for positions of an earlier end would be too old.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+#[cfg(unix)]
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::subscription::SavedSessions;
@@ -49,7 +51,12 @@ pub fn write_positions(path: &Path, saved: &SavedSessions) -> Result<(), Positio
     name.push(".new");
     let new = PathBuf::from(name);
     let text = serde_json::to_vec(saved).map_err(|why| failed(why.into()))?;
-    let mut file = File::create(&new).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    // Tokens are of use to other clients of the same account.
+    #[cfg(unix)]
+    options.mode(0o600);
+    let mut file = options.open(&new).map_err(failed)?;
     file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&new, path).map_err(failed)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

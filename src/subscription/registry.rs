@@ -319,6 +319,8 @@ impl Registry {
         if members.is_empty() {
             tables.replays.remove(&key);
         }
+        // Nothing has moved otherwise.
+        let moves = progress.wrote || !caught.is_empty();
         for (stream, subscriber, first) in caught {
             let id = subscriber.recipient.id();
             let place = match key.level {
@@ -328,7 +330,7 @@ impl Registry {
             tables.joined.insert(id, place);
         }
         self.metrics.filters.set(tables.log_filters() as i64);
-        let marked = self.mark_one(key.client(), tables, now);
+        let marked = moves && self.mark_one(key.client(), tables, now);
         Progress {
             wrote: progress.wrote | marked,
             ..progress

@@ -240,7 +240,10 @@ impl Replays {
                 let found = found.filter(|own| !logs || !Cursor::lacks_logs(history, own.header.block));
                 Ok(found.map(|own| Cursor::behind(own.header.block, log)))
             }
-            Start::Within(removal) => Ok(Cursor::within_memory(&removal, self.settings.max_reorg, history)),
+            Start::Within(removal) => {
+                self.within_reach(removal.ancestor.number, history.reach(self.settings.max_blocks))?;
+                Ok(Cursor::within_memory(&removal, self.settings.max_reorg, history))
+            }
         }
     }
 
@@ -304,6 +307,10 @@ impl StartLookup {
             }
             Err(why) => {
                 self.replays.registry.refuse(self.asked);
+                // A repeated subscription keeps its position.
+                if self.delivered.is_none() {
+                    self.replays.registry.forget_position(self.key.client(), id);
+                }
                 why.into()
             }
         }

@@ -158,6 +158,12 @@ impl ReplayGroup {
         Some(&mut member.cursor)
     }
 
+    /// Returns the cursors of all members whose place is known.
+    pub(super) fn cursors(&self) -> impl Iterator<Item = (SubscriptionId, &Cursor)> {
+        let members = self.all.iter();
+        members.filter_map(|member| Some((member.subscriber.recipient.id(), member.cursor.as_ref()?)))
+    }
+
     pub(super) fn cursor_of(&self, id: SubscriptionId) -> Option<&Cursor> {
         let member = self.all.iter().find(|member| member.subscriber.recipient.id() == id)?;
         member.cursor.as_ref()

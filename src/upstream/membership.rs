@@ -227,7 +227,7 @@ impl Pool {
         reshaped
     }
 
-    /// Lets upstreams leave that are to leave and can be spared now.
+    /// Lets upstreams leave that are to leave and whose replacement is ready.
     pub(super) fn release(&self) {
         if !self.roster.load().iter().any(|member| member.leaving.is_some()) {
             return;
@@ -239,7 +239,8 @@ impl Pool {
         }
     }
 
-    /// Takes those out of the roster that can leave now, one after the other. Returns `true` if there were any.
+    /// Removes the upstreams from the roster that may leave now, one after the other, since each removal can change whether
+    /// the next one may. Returns `true` if there were any.
     fn let_go(&self, roster: &mut Roster) -> bool {
         let before = roster.len();
         for id in roster.ids() {

@@ -139,7 +139,7 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "sessions.file",
-        "File that keeps the positions of sessions over a graceful restart: written at the end, read and removed at the start. Empty: they are lost, and each client is closed once with 1012.",
+        "File that keeps the positions of sessions over a graceful restart of the same version: written at the end, read and removed at the start. Empty, or after an upgrade: they are lost, and each client is closed once with 1012.",
     ),
     (
         "limits.max_connections",
@@ -434,7 +434,7 @@ pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
     (
         "keys.NAME.edge",
         "false",
-        "The client is another headwater, which limits its own clients: no limits of requests, messages of the longest plan, a queue of a quarter of delivery.max_total_queue_bytes, never closed for refusals.",
+        "The client is another headwater, which limits its own clients: no limits of requests, connections, subscriptions or egress, messages of the longest plan, a queue of a quarter of delivery.max_total_queue_bytes for each connection, never closed for refusals. Not together with plan.",
     ),
     (
         "keys.NAME.methods",

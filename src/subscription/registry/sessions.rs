@@ -1,11 +1,12 @@
 //! Positions of sessions, in the registry: where each subscription stands, and the marks that are sent behind it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Registry, Subscription};
-use crate::chain::{BlockRef, History, PublishedBlock, Reached};
+use crate::chain::{BlockRef, Cursor, History, PublishedBlock, Reached};
 use crate::clock::Moment;
 use crate::delivery::{ClientWriter, CloseReason, Kind, Recipient, SubscriptionId};
 use crate::subscription::flush::DirtyClients;
@@ -37,13 +38,25 @@ impl Sessions {
         let Some(writer) = self.writers.get(&client) else {
             return;
         };
-        let reached = |live: &Live<IndexSlot>| tables.reached_by(live.place, &live.recipient, client);
+        // A client may replay a thousand streams, in few groups.
+        let groups: RefCell<HashMap<GroupKey, HashMap<SubscriptionId, &Cursor>>> = RefCell::default();
+        let cursor = |key: GroupKey, id: SubscriptionId| {
+            let mut groups = groups.borrow_mut();
+            let group = groups.entry(key).or_insert_with(|| {
+                let group = tables.replays.get(&key);
+                group.map(|group| group.cursors().collect()).unwrap_or_default()
+            });
+            group.get(&id).copied()
+        };
+        let reached = |live: &Live<IndexSlot>| tables.reached_by(live.place, &live.recipient, client, cursor);
         let standing = |block: BlockRef| tables.published.with_history(|history| standing(history, block));
-        let payload = self.book.note(client, reached, standing, rand::random);
-        if let Some(payload) = payload
-            && writer.push_mark(payload, now)
-        {
-            due.add(writer);
+        let Some(payload) = self.book.note(client, reached, standing, rand::random) else {
+            return;
+        };
+        match writer.push_mark(payload, now) {
+            Some(true) => due.add(writer),
+            Some(false) => {}
+            None => self.book.unmark(client),
         }
     }
 }
@@ -93,7 +106,7 @@ impl Registry {
         }
     }
 
-    /// Ends the connection of a session. Its positions stay unless the client was told that they are lost.
+    /// Ends the connection of a session. Its positions stay unless the close reason said that they are lost.
     pub fn close_session(&self, client: ClientKey, keeps: bool) {
         // Under the lock of the tables nothing was sent that is not noted.
         let _tables = self.tables.lock();
@@ -230,7 +243,14 @@ impl Registry {
 impl Tables {
     /// Returns the place that a subscription was sent up to, and the number at which it began; `None` while that is
     /// not between two blocks.
-    fn reached_by(&self, place: IndexSlot, to: &Arc<Recipient>, client: ClientKey) -> Option<(Reached, u64)> {
+    /// `cursor` returns that of a subscription that replays.
+    fn reached_by<'a>(
+        &self,
+        place: IndexSlot,
+        to: &Arc<Recipient>,
+        client: ClientKey,
+        cursor: impl FnOnce(GroupKey, SubscriptionId) -> Option<&'a Cursor>,
+    ) -> Option<(Reached, u64)> {
         let id = to.id();
         let live = |kind: Kind, is_missing: bool| {
             let told = self.sent_up_to(kind, is_missing, client, to.since())?;
@@ -243,7 +263,7 @@ impl Tables {
             IndexSlot::Mined(_) => live(Kind::Mined, false),
             IndexSlot::Receipts(_) => live(Kind::Receipts, false),
             IndexSlot::Resumed(_, key) => {
-                let cursor = self.replays.get(&key)?.cursor_of(id)?;
+                let cursor = cursor(key, id)?;
                 Some((cursor.reached()?, cursor.first()))
             }
             IndexSlot::Trail(_, level) => {

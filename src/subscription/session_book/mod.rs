@@ -6,7 +6,8 @@
 //! the places stay for a while, and a repeated subscription goes on from there ([`Delivered`]).
 //!
 //! Bounds: sessions, and bytes, each in total and a quarter of it for one account; marks that are not confirmed, per
-//! session. What has no connection makes room, the oldest first: its client is told so when it returns, as after a restart.
+//! session. A session without a connection makes room, the oldest first: when its client returns, it is closed once with 1012, as
+//! after a restart.
 
 mod key;
 mod saved;
@@ -45,7 +46,7 @@ const SHARE: usize = 4;
 pub(super) struct Opened {
     /// Connection of the same session, which this one takes the place of.
     pub displaced: Option<ClientKey>,
-    /// `true` if the session's positions are lost: the client has to be told before it is served live.
+    /// `true` if the session's positions are lost: the client is closed once with the reason before it is served live.
     pub is_lost: bool,
 }
 
@@ -132,7 +133,12 @@ impl<P: Copy> SessionBook<P> {
         now: Moment,
         unix: u64,
     ) -> Result<Opened, NoRoom> {
-        self.expire(now, unix);
+        // The others expire with the next sweep.
+        let keep = self.limits.keep;
+        let is_over = |own: &Session<P>| own.client.is_none() && now.since(own.left_at) >= keep;
+        if self.sessions.get(&key).is_some_and(is_over) {
+            self.remove(&key);
+        }
         if let Some(session) = self.sessions.get(&key) {
             let displaced = session.client;
             if let Some(displaced) = displaced {
@@ -181,7 +187,7 @@ impl<P: Copy> SessionBook<P> {
         }
     }
 
-    /// Records that a connection has ended; its positions stay, unless `keeps` is `false`: then the client was told that
+    /// Records that a connection has ended; its positions stay, unless `keeps` is `false`: the close reason said that
     /// events are lost.
     pub(super) fn close(&mut self, client: ClientKey, now: Moment, keeps: bool) {
         let Some(key) = self.connected.remove(&client) else {
@@ -292,7 +298,7 @@ impl<P: Copy> SessionBook<P> {
 
     // ---- subscriptions
 
-    /// Takes the first position of an equal subscription that nobody has yet; `None` if there is none.
+    /// Takes the first position of an equal subscription that no subscription of this connection has taken yet; `None` if there is none.
     pub(super) fn claim(&mut self, client: ClientKey, key: SubscriptionKey, now: Moment) -> Option<Claim> {
         let keep = self.limits.keep;
         let session = self.session(client)?;
@@ -360,7 +366,7 @@ impl<P: Copy> SessionBook<P> {
         }
     }
 
-    /// Forgets a subscription, for its client has ended it or was told that its position is lost.
+    /// Forgets a subscription that its client has ended, or whose loss was sent as the close reason.
     pub(super) fn forget(&mut self, client: ClientKey, id: SubscriptionId) {
         self.drop_slot(
             client,
@@ -438,6 +444,16 @@ impl<P: Copy> SessionBook<P> {
         Some(payload)
     }
 
+    /// Takes the newest mark back, which could not be sent.
+    pub(super) fn unmark(&mut self, client: ClientKey) {
+        let Some(session) = self.session(client) else { return };
+        let Some(mark) = session.marks.pop_back() else { return };
+        for slot in &mut session.slots {
+            let is_in = mark.places.binary_search_by_key(&slot.number, |(number, _)| *number);
+            slot.marked = slot.marked.filter(|_| is_in.is_err());
+        }
+    }
+
     /// Sets the place at which a subscription begins whose block had to be found first.
     pub(super) fn begin(&mut self, client: ClientKey, id: SubscriptionId, first: u64, at: Option<BlockRef>) {
         let Some(session) = self.session(client) else { return };
@@ -448,7 +464,7 @@ impl<P: Copy> SessionBook<P> {
     }
 
     /// Takes a pong; returns `false` if it answers no mark that is on its way. A client that invents payloads confirms
-    /// nothing, and one that answers too early has itself to thank.
+    /// nothing; one that answers a mark before it has read what precedes it can lose those events.
     pub(super) fn confirm(&mut self, client: ClientKey, payload: u64) -> bool {
         let Some(session) = self.session(client) else {
             return false;
@@ -459,8 +475,9 @@ impl<P: Copy> SessionBook<P> {
         let Session { marks, slots, .. } = session;
         for mark in marks.drain(..=at) {
             for slot in slots.iter_mut() {
-                let place = mark.places.iter().find(|(number, _)| *number == slot.number);
-                let told = place.map(|(_, told)| *told);
+                // Both are in the order of their numbers.
+                let place = mark.places.binary_search_by_key(&slot.number, |(number, _)| *number);
+                let told = place.ok().and_then(|at| mark.places.get(at)).map(|(_, told)| *told);
                 match &mut slot.track {
                     Some(track) => track.confirm(mark.number, told),
                     None => slot.track = told.map(|told| Track::begin(slot.first, Some(told))),
