@@ -539,7 +539,12 @@ async fn positions_are_kept_over_a_graceful_restart_by_a_file() {
 
 #[tokio::test]
 async fn forged_pongs_confirm_nothing_and_are_limited_and_answers_to_marks_are_not() {
-    let rig = rig(|config| config.sessions.overlap = 0).await;
+    let rig = rig(|config| {
+        config.sessions.overlap = 0;
+        // The bystander reads at the end, and answers no ping before.
+        config.keepalive.silence_timeout = std::time::Duration::from_secs(600);
+    })
+    .await;
     let mut bystander = rig.client().await;
     bystander.subscribe(json!(["newHeads"])).await;
     let mut mined = Vec::new();

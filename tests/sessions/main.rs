@@ -1,7 +1,7 @@
 //! Sessions with unmodified libraries: a relay cuts the connection at random moments, with reorgs in between, and what the
 //! application saw has no hole.
 //!
-//! `cargo test --test sessions`; `SESSION_CUTS` and `SESSION_SEED` change the number of cuts (200) and the story. viem runs
+//! `cargo test --test sessions`; `SESSION_CUTS` and `SESSION_SEED` change the number of cuts (60; 200 is the long form) and the story. viem runs
 //! in Node where `tests/interop/node_modules` has it.
 
 // In a test a panic is the report.
@@ -122,7 +122,7 @@ impl World {
             stop,
             rng: StdRng::seed_from_u64(seed),
             first,
-            cuts: variable("SESSION_CUTS", 200) as u32,
+            cuts: variable("SESSION_CUTS", 60) as u32,
         }
     }
 
@@ -313,6 +313,9 @@ async fn with_alloy(slow: Duration) {
             }
         }
     });
+    // A block that is delivered in the first moments of a new subscription, and dropped before its first position, is not
+    // taken back (docs/sessions.md).
+    world.settle(&story).await;
     world.cut_often(&story).await;
     let (events, repeated) = world.check(&story);
     println!(
