@@ -242,10 +242,10 @@ def panels():
             unit="percentunit", width=6)
     p.graph("Reloads", "Reloads of the configuration within ten minutes, by outcome.",
             (f"sum by (instance, outcome) (increase({metric('config_reloads_total')}[10m]))", "{{outcome}} {{instance}}"), width=6)
+    p.graph("Restarts", "Restarts within an hour.", (f"resets({metric('connections_total')}[1h])", "{{instance}}"), width=6)
     p.graph("Records lost", "Lines missing in the access log, and spans that were not exported, per second.",
             (f"sum by (instance, reason) ({rate('access_log_dropped_total')})", "lines {{reason}} {{instance}}"),
-            (f"sum by (instance, reason) ({rate('spans_dropped_total')})", "spans {{reason}} {{instance}}"), width=6)
-    p.graph("Restarts", "Restarts within an hour.", (f"resets({metric('connections_total')}[1h])", "{{instance}}"), width=6)
+            (f"sum by (instance, reason) ({rate('spans_dropped_total')})", "spans {{reason}} {{instance}}"), width=24)
     return p.panels
 
 

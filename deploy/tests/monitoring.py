@@ -176,6 +176,9 @@ SILENT = {
     "headwater_log_retries_total": "devnet answers each call about logs",
     "headwater_rerouted_calls_total": "no call is sent again",
     "headwater_contents_awaited_seconds": "set once a subscriber waits",
+    "headwater_session_claims_total": "no client of a session returns",
+    "headwater_access_log_dropped_total": "no access log is written",
+    "headwater_spans_dropped_total": "no spans are exported",
 }
 
 

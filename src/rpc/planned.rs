@@ -43,7 +43,7 @@ pub enum Begun {
     Waits(Waiting),
 }
 
-/// Item whose answer takes a wait, see [`Rpc::finish`].
+/// Item whose answer takes a wait, see [`crate::rpc::Rpc::finish`].
 pub struct Waiting {
     pub(super) wait: Wait,
     /// Record of the item, if it is logged or traced.

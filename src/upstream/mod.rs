@@ -8,7 +8,7 @@
 //! routing               clients' calls  > actor of the least loaded upstream that has the newest head and can answer
 //! ```
 //!
-//! A reload of the configuration may add, remove and change upstreams ([`membership`]).
+//! A reload of the configuration may add, remove and change upstreams (`membership`).
 //!
 //! A node over WebSocket or IPC has two actors: `connection` for the stream, and `call_lane` for calls and long
 //! answers. A call that may have broken a connection is sent again in `quarantine`, and our own question that is
