@@ -298,21 +298,33 @@ impl<P: Copy> SessionBook<P> {
 
     // ---- subscriptions
 
-    /// Takes the first position of an equal subscription that no subscription of this connection has taken yet; `None` if there is none.
+    /// Takes the first position of an equal subscription that no subscription of this connection has taken yet; `None` if
+    /// there is none. It includes what all equal ones were sent: some libraries make a subscription twice after a
+    /// reconnect, use the one that was answered last, and repeat one of them later.
     pub(super) fn claim(&mut self, client: ClientKey, key: SubscriptionKey, now: Moment) -> Option<Claim> {
         let keep = self.limits.keep;
         let session = self.session(client)?;
-        let is_it = |slot: &&mut Slot<P>| match slot.state {
-            SlotState::Left(at) => slot.key == key && now.since(at) < keep,
-            SlotState::Claimed(_) | SlotState::Live(..) => false,
+        let is_kept = |slot: &Slot<P>| match slot.state {
+            SlotState::Left(at) => now.since(at) < keep,
+            SlotState::Claimed(_) | SlotState::Live(..) => true,
         };
-        let slot = session.slots.iter_mut().find(is_it)?;
+        let equal = session.slots.iter().filter(|slot| slot.key == key && is_kept(slot));
+        let own = equal.clone().find(|slot| matches!(slot.state, SlotState::Left(_)))?;
+        let number = own.number;
+        let mut track = own.track.clone()?;
+        let others = equal.filter(|slot| slot.number != number);
+        others
+            .filter_map(|slot| slot.track.as_ref())
+            .for_each(|other| track.include(other));
+        let slot = session.slots.iter_mut().find(|slot| slot.number == number)?;
         if let SlotState::Left(at) = slot.state {
             slot.state = SlotState::Claimed(at);
         }
+        let delivered = track.delivered();
+        slot.track = Some(track);
         Some(Claim {
-            slot: slot.number,
-            delivered: slot.track.as_ref()?.delivered(),
+            slot: number,
+            delivered,
         })
     }
 

@@ -160,7 +160,7 @@ fn equal_subscriptions_are_matched_in_order() {
     check(
         "c1 sa n5 k sa sb n6 x1 c2 sb sa sa sa",
         expect![
-            "open; a new; a new; b new; open; b from Some(0) of Some(6); a from Some(5) of Some(6); a from Some(0) of Some(6); a new; 4 of 1"
+            "open; a new; a new; b new; open; b from Some(0) of Some(6); a from Some(0) of Some(6); a from Some(0) of Some(6); a new; 4 of 1"
         ],
     );
     check(
@@ -234,6 +234,40 @@ fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
     book.close(2, at(4), true);
     book.open(key("a", "t"), 3, at(5), NOW).expect("room");
     assert_eq!(left(book.claim(3, a, at(5))), Some(Vec::new()));
+}
+
+/// alloy repeats a subscription twice if the first answer did not come, uses the one that was answered last, and repeats one
+/// of them after the next reconnect.
+#[test]
+fn a_repeated_subscription_takes_back_what_an_equal_one_was_sent() {
+    let mut book = SessionBook::<()>::new(limits(), 0);
+    let a = SubscriptionKey::of(&'a');
+    let reached = |number| {
+        let (told, sent) = (Some(block(number)), Some(block(number)));
+        move |_: &Live<()>| Some((Reached { told, sent }, 1))
+    };
+    book.open(key("a", "t"), 1, at(1), NOW).expect("room");
+    book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
+    book.note(1, reached(5), |_| Standing::Canonical, || 50);
+    book.close(1, at(2), true);
+    book.open(key("a", "t"), 2, at(3), NOW).expect("room");
+    let first = book.claim(2, a, at(3)).expect("a position");
+    book.follow(2, a, Some(&first), live(false), None);
+    book.follow(2, a, None, live(true), Some((7, Some(block(6)))));
+    book.note(2, reached(8), |_| Standing::Canonical, || 60);
+    assert!(book.confirm(2, 60));
+    book.close(2, at(4), true);
+    book.open(key("a", "t"), 3, at(5), NOW).expect("room");
+    let again = book
+        .claim(3, a, at(5))
+        .and_then(|claim| claim.delivered)
+        .expect("a position");
+    // Block 8 was sent to the second one only.
+    assert_eq!(
+        (again.first, again.received, again.sent),
+        (1, Some(block(1)), Some(block(5)))
+    );
+    assert_eq!(again.left, [block(8)]);
 }
 
 #[test]

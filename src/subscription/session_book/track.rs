@@ -69,6 +69,25 @@ impl Track {
         self.received = told.or(self.received);
     }
 
+    /// Includes what an equal subscription was sent, and counts as received what both have.
+    pub(super) fn include(&mut self, other: &Self) {
+        let number = |block: Option<BlockRef>| block.map(|block| block.number);
+        if number(other.received) < number(self.received) {
+            self.received = other.received;
+        }
+        self.first = self.first.min(other.first);
+        self.is_lost |= other.is_lost;
+        let others = other.left.iter().map(|(_, block)| *block).chain(other.sent);
+        for block in others {
+            let is_known = self.sent == Some(block) || self.left.iter().any(|(_, own)| *own == block);
+            if !is_known {
+                self.left.push((None, block));
+            }
+        }
+        self.is_lost |= self.left.len() > MAX_LEFT;
+        self.left.truncate(MAX_LEFT);
+    }
+
     /// Records that the connection has ended: the next one takes everything back anew, and its marks before that confirm
     /// nothing of it.
     pub(super) fn leave(&mut self) {
