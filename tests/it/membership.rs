@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater::devnet::{Block, Control, Devnet};
 use headwater::operator::{OperatorClient, Reloaded};
@@ -12,8 +12,9 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use crate::harness::{Client, Proxy, adopted, eventually, node};
+use crate::harness::{Client, Proxy, adopted, eventually, node, within};
 use crate::operator::operator;
 use crate::wire::{FORWARDED, FORWARDED_ANSWER};
 
@@ -188,14 +189,20 @@ async fn the_leader_that_is_removed_finishes_its_calls_and_the_stream_has_no_sea
 
         // A call that the node in use gets, and that it answers after it has left.
         first.set_faults(|faults| {
-            faults.delay = Some(Duration::from_millis(700));
+            faults.delay = Some(Duration::from_millis(1500));
             faults.delay_on = vec!["eth_getTransactionCount".into()];
         });
         let count = json!({"jsonrpc": "2.0", "id": 5, "method": "eth_getTransactionCount",
             "params": ["0x0000000000000000000000000000000000000001", "pending"]});
-        caller.send(count.to_string()).await;
-        eventually("the call is at the node", async || {
-            first.stats().calls.contains_key("eth_getTransactionCount")
+        within("the call is at the node in use", async {
+            caller.send(count.to_string()).await;
+            while !first.stats().calls.contains_key("eth_getTransactionCount") {
+                // On a machine that is busy the spare may get it, and has answered.
+                if timeout(Duration::from_millis(5), caller.next()).await.is_ok() {
+                    app.in_use(0).await;
+                    caller.send(count.to_string()).await;
+                }
+            }
         })
         .await;
         app.reload(&[entry(&two)]).await;
@@ -218,14 +225,18 @@ async fn the_leader_that_is_removed_finishes_its_calls_and_the_stream_has_no_sea
             "{transport}"
         );
 
-        // Then its connections end, and it is not asked any more.
-        eventually("it is left alone", async || first.stats().connections == 0).await;
-        let asked = first.stats().calls;
-        for _ in 0..3 {
-            client.expect(adopted(&[second.mine()])).await;
-            assert_eq!(client.ask(FORWARDED).await, FORWARDED_ANSWER);
-        }
-        assert_eq!(first.stats().calls, asked);
+        // Then its connections end, and for several poll intervals it is not asked any more. A connection that was given up
+        // may still be in its queue.
+        eventually("it is left alone", async || {
+            let (asked, since) = (first.stats().calls, Instant::now());
+            while since.elapsed() < Duration::from_millis(200) {
+                client.expect(adopted(&[second.mine()])).await;
+                assert_eq!(client.ask(FORWARDED).await, FORWARDED_ANSWER);
+            }
+            let now = first.stats();
+            (now.calls, now.connections) == (asked, 0)
+        })
+        .await;
         // What existed there alone has ended; a client makes another.
         let gone = caller.call("eth_getFilterChanges", json!([filter])).await;
         assert_eq!(gone["error"]["message"], "filter not found", "{gone}");
