@@ -44,7 +44,8 @@ export function createEvents(api, speak) {
   byId("events").append(el("p", { class: "bar" }, el("label", {}, all, " closes and refusals")), log, none);
   all.addEventListener("change", () => feed.classList.toggle("rare", !all.checked));
 
-  let spokenFrom = Infinity;
+  // Events that happened before the page came are not spoken; they are sent at once.
+  let settling = 0;
   let waiting = [];
   function draw() {
     const fresh = waiting.slice(-KEPT).reverse();
@@ -66,15 +67,16 @@ export function createEvents(api, speak) {
     // A restart of a balancer closes thousands at once: they are drawn together.
     if (waiting.push(entry) === 1) setTimeout(draw, 100);
     if (waiting.length > 4 * KEPT) waiting.splice(1, 2 * KEPT);
-    if (performance.now() > spokenFrom && SPOKEN.has(entry.event)) {
+    if ("live" in log.dataset && SPOKEN.has(entry.event)) {
       const { name, text } = describe(entry);
       speak(`${name}: ${text}`);
     }
   }
 
   api.follow("operator_subscribeEvents", [KEPT], add, () => {
-    // What happened before is sent at once.
-    spokenFrom = performance.now() + 1_000;
+    clearTimeout(settling);
+    delete log.dataset.live;
+    settling = setTimeout(() => (log.dataset.live = ""), 1_000);
     feed.replaceChildren();
     waiting = [];
   });

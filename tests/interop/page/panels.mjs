@@ -114,6 +114,8 @@ export const panels = {
     await scene.mine(5);
     const tree = (kind) => page.locator(`#tree rect.${kind}`);
     await until("the chain", async () => (await tree("canonical").count()) >= 5);
+    // Earlier events are not spoken.
+    await page.locator("#events [role=log][data-live]").waitFor();
     const { dropped, adopted } = await scene.reorg(2, 3);
     await until("dropped blocks", async () => (await tree("dropped").count()) === 2);
     same("their links", await page.locator("#tree path.dropped").count(), 2);
