@@ -44,7 +44,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// Those of `take`.
+    /// Passes on the errors of `take`.
     pub fn feed(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8], usize) -> Result<()>) -> Result<()> {
         self.kept.extend_from_slice(bytes);
         let prefix = notification::prefix(&notification::subscription_id(ID));

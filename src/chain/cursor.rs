@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use alloy_primitives::B256;
 
-pub use self::delivered::{Delivered, Reached};
+pub use self::delivered::{Delivered, SentExtent};
 use super::history::{History, PublishedBlock};
 use super::{BlockLogs, BlockRef, Header, Located, Page};
 
@@ -305,7 +305,7 @@ impl Cursor {
         true
     }
 
-    /// Returns the next step; it stays the same until [`Self::told`].
+    /// Returns the next step; it stays the same until [`Self::record_sent`].
     pub fn next(&mut self, history: &History, page: &Page, needs: Needs) -> Next {
         let logs = needs.logs();
         loop {
@@ -352,8 +352,8 @@ impl Cursor {
                         None => behind(block, history, page, needs),
                     };
                     match (&next, self.again.front()) {
-                        (Next::Block(own), Some(told)) if own.header.block == *told => {
-                            self.at = At::Behind(*told, None);
+                        (Next::Block(own), Some(block)) if own.header.block == *block => {
+                            self.at = At::Behind(*block, None);
                             self.again.pop_front();
                         }
                         // A live stream gets every head: join when other blocks take the place of these, or these come
@@ -367,9 +367,9 @@ impl Cursor {
     }
 
     /// Advances the stream: `next` was delivered.
-    pub fn told(&mut self, next: &Next) {
+    pub fn record_sent(&mut self, next: &Next) {
         match (next, &mut self.at) {
-            (Next::Retraction(told), At::Undoing(undo, _)) => undo.retain(|own| own.logs.block != told.logs.block),
+            (Next::Retraction(sent), At::Undoing(undo, _)) => undo.retain(|own| own.logs.block != sent.logs.block),
             (Next::Rest(logs, _), _) => self.at = At::Behind(logs.block, None),
             (Next::Block(own), At::Behind(block, None))
                 if own.number() <= block.number && self.resend.as_ref().is_some_and(|own| own.next <= block.number) =>

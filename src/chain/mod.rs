@@ -31,7 +31,7 @@ mod tests;
 pub use archive::{Archive, Located, NotAsked};
 pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
 pub use content_fetches::{Content, ContentFetches, ContentKind, FetchedContent, MAX_FETCHES};
-pub use cursor::{AbandonedBranch, Cursor, Delivered, Needs, Next, Reached, Removal, Retraction};
+pub use cursor::{AbandonedBranch, Cursor, Delivered, Needs, Next, Removal, Retraction, SentExtent};
 pub use header::{BlockRef, Header, HeaderShape, NotAHeader};
 pub use history::{History, PublishedBlock};
 pub use ingest::Ingest;

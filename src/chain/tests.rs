@@ -362,7 +362,7 @@ impl World {
                     .found(&self.history, *block, Located { undo, left }, stream.walk.is_none());
             }
         }
-        stream.cursor.told(&next);
+        stream.cursor.record_sent(&next);
         let moved = found && !matches!(next, Next::Level | Next::Pending | Next::Awaited(_) | Next::Ahead);
         self.streams.push(stream);
         let last = self.streams.len() - 1;

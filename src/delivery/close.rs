@@ -174,7 +174,7 @@ impl CloseReason {
         )
     }
 
-    /// Checks if the client is told that it has missed events: then it does not go on from where it was.
+    /// Checks if the reason says that events were missed: such a client does not resume from its position.
     #[must_use]
     pub fn loses_events(self) -> bool {
         matches!(self, Self::ContinuityLost | Self::FinalityBroken)

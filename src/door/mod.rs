@@ -353,8 +353,8 @@ impl Door {
             });
         }
         let tokens = policy.auth.tokens.as_ref();
-        let told = match tokens.and_then(|tokens| tokens.recall(shown, unix_now())) {
-            Some(told) => told,
+        let verified = match tokens.and_then(|tokens| tokens.recall(shown, unix_now())) {
+            Some(verified) => verified,
             None => {
                 let refusal = self.reject_unproven(policy, network());
                 let verified = match refusal {
@@ -366,11 +366,11 @@ impl Door {
         };
         Ok(Proof {
             identity: Identity::Token {
-                subject: told.subject,
-                plan: told.plan,
+                subject: verified.subject,
+                plan: verified.plan,
             },
-            expires: Some(told.expires),
-            signer: Some(told.signer),
+            expires: Some(verified.expires),
+            signer: Some(verified.signer),
         })
     }
 

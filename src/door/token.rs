@@ -161,16 +161,16 @@ impl Tokens {
     /// Returns the claims of a token that was verified before and has not expired; `now` in seconds since 1970.
     #[must_use]
     pub fn recall(&self, token: &str, now: u64) -> Option<VerifiedToken> {
-        let told = self.remembered.lock().get(&Digest::of(token)).cloned();
-        told.filter(|told| now <= told.expires)
+        let verified = self.remembered.lock().get(&Digest::of(token)).cloned();
+        verified.filter(|verified| now <= verified.expires)
     }
 
-    fn remember(&self, token: &str, told: &VerifiedToken) {
+    fn remember(&self, token: &str, verified: &VerifiedToken) {
         let mut remembered = self.remembered.lock();
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(Digest::of(token), told.clone());
+        remembered.insert(Digest::of(token), verified.clone());
     }
 
     /// Verifies a token and returns its claims.
@@ -207,14 +207,14 @@ impl Tokens {
             }
         };
         let (claims, signer) = decoded.ok_or(ErrorKind::InvalidAlgorithm)??;
-        let told = VerifiedToken {
+        let verified = VerifiedToken {
             subject: claims.sub.into(),
             plan: claims.plan.map_or_else(|| self.plan.clone(), Into::into),
             expires: (claims.exp as u64).saturating_add(LEEWAY),
             signer,
         };
-        self.remember(token, &told);
-        Ok(told)
+        self.remember(token, &verified);
+        Ok(verified)
     }
 }
 

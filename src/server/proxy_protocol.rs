@@ -57,8 +57,8 @@ mod tests {
 
     async fn read(bytes: &[u8]) -> Result<(Option<IpAddr>, usize), String> {
         let mut rest = bytes;
-        let told = client_of(&mut rest).await.map_err(|why| why.to_string())?;
-        Ok((told, rest.len()))
+        let client = client_of(&mut rest).await.map_err(|why| why.to_string())?;
+        Ok((client, rest.len()))
     }
 
     fn header(command: Command, from: &str, to: &str) -> Vec<u8> {

@@ -102,7 +102,7 @@ impl Tables {
                 }
                 _ => {}
             }
-            if let Some(transactions) = self.told.remove(&own.sequence) {
+            if let Some(transactions) = self.mined_sent.remove(&own.sequence) {
                 self.mined(&transactions, Fate::Removed, Instant::now(), at, was_sent, due, now);
             }
         }
@@ -126,7 +126,7 @@ impl Tables {
     }
 
     fn lose_continuity(&mut self) {
-        self.told.clear();
+        self.mined_sent.clear();
         self.streams = Streams::default();
         self.gate.clear();
         self.trails.lose_continuity();

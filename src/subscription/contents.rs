@@ -126,10 +126,10 @@ impl Tables {
             Content::Transactions(block) => {
                 let delivered = self.mined(&block.transactions, Fate::Adopted, block.seen, at, takes, due, now);
                 if !delivered.is_empty() {
-                    self.told.insert(sequence, delivered);
+                    self.mined_sent.insert(sequence, delivered);
                 }
                 let oldest = self.published.with_history(|history| Some(history.oldest()?.sequence));
-                self.told = self.told.split_off(&oldest.unwrap_or(sequence));
+                self.mined_sent = self.mined_sent.split_off(&oldest.unwrap_or(sequence));
             }
             Content::Receipts(block) => {
                 self.receipts(block, at, takes, due, now);

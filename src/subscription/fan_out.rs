@@ -90,7 +90,7 @@ impl Tables {
     ) -> Vec<Transaction> {
         let (fronts, mut gate) = (self.fronts(), std::mem::take(&mut self.gate));
         let mut encoded: Vec<PerForm<Event>> = transactions.iter().map(|_| PerForm::default()).collect();
-        let mut told = BTreeSet::new();
+        let mut sent = BTreeSet::new();
         self.mined
             .for_each_match(transactions, |filter, positions, subscribers| {
                 let mut wanting = subscribers.filter(|subscriber| wants(subscriber)).peekable();
@@ -98,7 +98,7 @@ impl Tables {
                     return;
                 }
                 if filter.removed {
-                    told.extend(positions);
+                    sent.extend(positions);
                 }
                 let encode = |&at: &usize| {
                     let event = || self.event(&fate.json(&transactions[at], filter.form));
@@ -115,7 +115,7 @@ impl Tables {
                 );
             });
         self.gate = gate;
-        told.into_iter().map(|at: usize| transactions[at].alone()).collect()
+        sent.into_iter().map(|at: usize| transactions[at].alone()).collect()
     }
 
     /// Delivers a block's logs, or their removal. Encodes each log at most once; all subscribers of a filter share

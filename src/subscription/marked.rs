@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::subscriber::Subscriber;
 use crate::delivery::{Kind, SubscriptionId};
 
-/// Such subscribers, by kind.
+/// Marked subscribers, by kind.
 #[derive(Debug, Default)]
 pub(super) struct MarkedStreams {
     logs: HashMap<SubscriptionId, Subscriber>,

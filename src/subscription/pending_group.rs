@@ -171,7 +171,7 @@ mod tests {
 
     /// Returns a line per batch; filters with odd entries want hashes. A batch that a filter shares with an earlier
     /// one is marked with `=`.
-    fn told(story: &str) -> String {
+    fn outcome(story: &str) -> String {
         let group = group(story);
         let mut lines = Vec::new();
         lines.extend(
@@ -191,11 +191,11 @@ mod tests {
 
     #[test]
     fn each_filter_gets_its_transactions_in_order_of_arrival() {
-        assert_eq!(told(""), "\n");
+        assert_eq!(outcome(""), "\n");
         expect![[r#"
             hashes: 1 2 3
         "#]]
-        .assert_eq(&told("h1 h2 h3"));
+        .assert_eq(&outcome("h1 h2 h3"));
         expect![[r#"
             0: w01 w02 w04
             1: 01 04
@@ -204,14 +204,14 @@ mod tests {
             4: w02
             7:= 01 04
         "#]]
-        .assert_eq(&told("w1:0,1,2,7 w2:0,2,3,4 w3 w4:0,1,2,7"));
+        .assert_eq(&outcome("w1:0,1,2,7 w2:0,2,3,4 w3 w4:0,1,2,7"));
         // One announcement in both forms; an unreadable transaction has no hash of its own.
         expect![[r#"
             hashes: 1 2
             0: w01 [2]
             1: [2]
         "#]]
-        .assert_eq(&told("h1 w1:0 h2 ?2:0,1"));
+        .assert_eq(&outcome("h1 w1:0 h2 ?2:0,1"));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
             assert!(!full.has_room(1) && full.bytes < MAX_BYTES, "{kind}");
         }
         // The last bit is in use.
-        let last = told(&("w1 ".repeat(MAX_TRANSACTIONS - 1) + "w2:0"));
+        let last = outcome(&("w1 ".repeat(MAX_TRANSACTIONS - 1) + "w2:0"));
         assert_eq!(last, "0: w02\n");
         let mut many = group("");
         let (json, read) = whole(1);

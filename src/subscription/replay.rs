@@ -73,7 +73,7 @@ pub struct StartLookup {
     recipient: Arc<Recipient>,
     /// Place to find; `None` if the cursor is known.
     start: Option<Start>,
-    /// What a session was sent of the stream before, whose place is to be found instead.
+    /// Extent that a session was sent before; the stream goes on from its place instead.
     delivered: Option<Box<Delivered>>,
     level: Option<Level>,
     logs: bool,

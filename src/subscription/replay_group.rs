@@ -316,7 +316,7 @@ impl ReplayGroup {
                     .push_events(&member.subscriber.recipient, &batch, now);
             }
             if let Some(cursor) = &mut member.cursor {
-                cursor.told(&next);
+                cursor.record_sent(&next);
             }
         }
         Ok(wrote)

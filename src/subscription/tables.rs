@@ -71,7 +71,7 @@ pub(super) struct Tables {
     pub mined: Index<TransactionFilter, Subscriber>,
     /// Transactions delivered to subscriptions with `includeRemoved`, by the sequence of their block; kept for as
     /// many blocks as the history.
-    pub told: BTreeMap<u64, Vec<Transaction>>,
+    pub mined_sent: BTreeMap<u64, Vec<Transaction>>,
     pub receipts: Index<ReceiptFilter, Subscriber>,
     /// Blocks whose contents are still to be delivered, by kind of contents.
     pub streams: Streams,
@@ -112,7 +112,7 @@ impl Tables {
             accepted_pending: HashSet::new(),
             syncing: Slab::new(),
             mined: Index::default(),
-            told: BTreeMap::new(),
+            mined_sent: BTreeMap::new(),
             receipts: Index::default(),
             streams: Streams::default(),
             gate: Gate::default(),

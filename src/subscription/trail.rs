@@ -19,7 +19,8 @@ use super::marked::MarkedStreams;
 use super::subscriber::{ClientKey, Subscriber, is_open};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
 use crate::chain::{
-    BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock, Reached,
+    BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock,
+    SentExtent,
 };
 use crate::delivery::SubscriptionId;
 use crate::shares::Owner;
@@ -227,9 +228,9 @@ impl Trail {
         self.walk.as_ref().map(|walk| walk.next)
     }
 
-    /// Returns the place of the walk.
-    pub(super) fn place(&self) -> Option<Reached> {
-        self.walk.as_ref()?.cursor.reached()
+    /// Returns the extent of the walk.
+    pub(super) fn extent(&self) -> Option<SentExtent> {
+        self.walk.as_ref()?.cursor.sent_extent()
     }
 
     pub(super) fn basis(&self) -> Basis {
@@ -308,7 +309,7 @@ impl Trail {
                     return self.lacking(history, awaits_logs, end);
                 };
                 if let Some(walk) = &mut self.walk {
-                    walk.cursor.told(&next);
+                    walk.cursor.record_sent(&next);
                     walk.next = whole.header.block.number.saturating_add(1);
                 }
                 self.tries = 0;

@@ -13,7 +13,8 @@ use super::tables::{IndexSlot, Tables};
 use super::trail::{Basis, Retry, Step, Trail};
 use super::{Level, Stream};
 use crate::chain::{
-    self, Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, Tag, Tagged,
+    Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, SentExtent, Tag,
+    Tagged,
 };
 use crate::clock::Moment;
 use crate::delivery::{ClientWriter, CloseReason, SubscriptionId};
@@ -124,9 +125,9 @@ impl Trails {
         self.by_level.get(&level).and_then(Trail::next)
     }
 
-    /// Returns the place of a level's walk; `None` until it has begun.
-    pub(super) fn place(&self, level: Level) -> Option<chain::Reached> {
-        self.by_level.get(&level)?.place()
+    /// Returns the extent of a level's walk; `None` until it has begun.
+    pub(super) fn extent(&self, level: Level) -> Option<SentExtent> {
+        self.by_level.get(&level)?.extent()
     }
 
     pub(super) fn reached(&self, level: Level) -> Reached {

@@ -62,16 +62,16 @@ mod tests {
     #[test]
     fn whole_transactions_are_the_nodes_own_bytes() {
         let hash = B256::repeat_byte(7);
-        let json = format!(r#"{{ "hash": "{hash}", "from":null}}"#);
-        let transaction = Transaction::parse(json.clone().into()).expect("a transaction");
-        let told = |fate: Fate, form| String::from_utf8(fate.json(&transaction, form)).expect("UTF-8");
+        let node_json = format!(r#"{{ "hash": "{hash}", "from":null}}"#);
+        let transaction = Transaction::parse(node_json.clone().into()).expect("a transaction");
+        let json = |fate: Fate, form| String::from_utf8(fate.json(&transaction, form)).expect("UTF-8");
         for (fate, removed) in [(Fate::Adopted, false), (Fate::Removed, true)] {
             assert_eq!(
-                told(fate, TransactionForm::Full),
-                format!(r#"{{"removed":{removed},"transaction":{json}}}"#)
+                json(fate, TransactionForm::Full),
+                format!(r#"{{"removed":{removed},"transaction":{node_json}}}"#)
             );
             assert_eq!(
-                told(fate, TransactionForm::Hash),
+                json(fate, TransactionForm::Hash),
                 format!(r#"{{"removed":{removed},"transaction":{{"hash":"{hash}"}}}}"#)
             );
         }

@@ -128,13 +128,13 @@ impl ActiveUpstream {
     }
 
     /// Records an announced head, see [`Ranking::announced`].
-    pub(super) fn announced(&self, id: UpstreamId, told: ReportedBlock) -> bool {
-        self.update(|ranking| ranking.announced(id, told))
+    pub(super) fn announced(&self, id: UpstreamId, reported: ReportedBlock) -> bool {
+        self.update(|ranking| ranking.announced(id, reported))
     }
 
     /// Records a fetched head, see [`Ranking::fetched`].
-    pub(super) fn fetched(&self, id: UpstreamId, told: ReportedBlock) -> bool {
-        self.update(|ranking| ranking.fetched(id, told))
+    pub(super) fn fetched(&self, id: UpstreamId, reported: ReportedBlock) -> bool {
+        self.update(|ranking| ranking.fetched(id, reported))
     }
 
     /// Keeps an upstream out of use, or ends that, see [`Ranking::cordon`].

@@ -425,8 +425,8 @@ impl Serving {
         Ok(())
     }
 
-    async fn tell(&mut self, sighting: HeadReport) {
-        if let Some(hash) = self.shared.tell(sighting).await {
+    async fn report(&mut self, sighting: HeadReport) {
+        if let Some(hash) = self.shared.report(sighting).await {
             self.head = Some(hash);
         }
     }

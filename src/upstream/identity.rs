@@ -144,10 +144,10 @@ impl ChainIdentity {
     /// Returns the hash of block 0 if it differs from the known genesis. The first one reported becomes the known
     /// one.
     pub(super) fn other_genesis(&self, block: &Bytes) -> Option<B256> {
-        let told = place_of(block).ok().filter(|place| place.number == 0)?.hash;
+        let reported = place_of(block).ok().filter(|place| place.number == 0)?.hash;
         let mut known = self.genesis.lock();
-        let expected = *known.get_or_insert(told);
-        (expected != told).then_some(told)
+        let expected = *known.get_or_insert(reported);
+        (expected != reported).then_some(reported)
     }
 
     /// Records that a node with another genesis is on the same chain. With several upstreams the known genesis

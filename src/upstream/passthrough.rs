@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_method_says_what_it_is_told_and_ended_by() {
+    fn the_method_says_what_announces_its_events_and_ends_it() {
         let eth = passthrough("eth_subscribe", r#"["x"]"#).expect("short");
         assert_eq!((eth.namespace(), &*eth.unsubscribe()), ("eth", "eth_unsubscribe"));
         let other = passthrough("chain_a_subscribe", r#"["x"]"#).expect("short");

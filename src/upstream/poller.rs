@@ -254,7 +254,7 @@ impl Poller {
         self.shared.heard();
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
-            self.shared.tell(HeadReport::Latest(head)).await;
+            self.shared.report(HeadReport::Latest(head)).await;
         }
         if !self.ready {
             self.ready = true;

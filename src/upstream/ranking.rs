@@ -169,7 +169,7 @@ impl Ranking {
         }
         for member in self.members.iter_mut() {
             member.root = match head {
-                Some((number, hash)) if member.told(hash) => Some(number),
+                Some((number, hash)) if member.reported(hash) => Some(number),
                 // The block that is published at this number now is not known to be on this chain.
                 Some((number, _)) => member.root.map(|root| root.min(number.saturating_sub(1))),
                 None => None,
@@ -233,7 +233,7 @@ impl Ranking {
         let Some(member) = self.members.get_mut(claim.id) else {
             return;
         };
-        if root.is_some() && member.told(claim.hash) {
+        if root.is_some() && member.reported(claim.hash) {
             member.root = member.root.max(root);
         }
         if !self.leads_to_published(claim.id)
@@ -283,15 +283,15 @@ impl Ranking {
     }
 
     /// Records that another upstream reports the block that one leads with.
-    fn confirm(&mut self, id: UpstreamId, told: ReportedBlock) {
+    fn confirm(&mut self, id: UpstreamId, reported: ReportedBlock) {
         self.led
-            .take_if(|led| led.by != id && (led.hash == told.hash || led.hash == told.parent));
+            .take_if(|led| led.by != id && (led.hash == reported.hash || led.hash == reported.parent));
     }
 
     /// Checks if another upstream has reported this block.
     fn is_confirmed(&self, id: UpstreamId, block: B256) -> bool {
         self.connected()
-            .any(|other| other != id && self.members[other].told(block))
+            .any(|other| other != id && self.members[other].reported(block))
     }
 
     /// Records a new connection, over which heads may have been reported already.
@@ -337,33 +337,33 @@ impl Ranking {
     }
 
     /// Records an announced head. `false` for a block that the upstream reported before: late or repeated.
-    pub(super) fn announced(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
+    pub(super) fn announced(&mut self, id: UpstreamId, reported: ReportedBlock) -> bool {
         if !self.contains(id) {
             return false;
         }
-        self.confirm(id, told);
+        self.confirm(id, reported);
         let Some(member) = self.members.get_mut(id) else {
             return false;
         };
-        let news = !member.told(told.hash);
+        let news = !member.reported(reported.hash);
         if news {
-            member.tell(told, &self.published);
+            member.record(reported, &self.published);
         }
         news
     }
 
     /// Records a fetched head, which may be a step back. `false` where the head has not moved.
-    pub(super) fn fetched(&mut self, id: UpstreamId, told: ReportedBlock) -> bool {
+    pub(super) fn fetched(&mut self, id: UpstreamId, reported: ReportedBlock) -> bool {
         if !self.contains(id) {
             return false;
         }
-        self.confirm(id, told);
+        self.confirm(id, reported);
         let Some(member) = self.members.get_mut(id) else {
             return false;
         };
-        let news = member.chain.back() != Some(&(told.number, told.hash));
+        let news = member.chain.back() != Some(&(reported.number, reported.hash));
         if news {
-            member.tell(told, &self.published);
+            member.record(reported, &self.published);
         }
         news
     }
@@ -394,11 +394,11 @@ impl Ranking {
         order.sort_by_key(|id| {
             let member = &self.members[*id];
             // A call that concerns no block goes to the upstream in use.
-            let (unsound, told) = match block {
-                Some(hash) => (member.sound_since.is_none(), member.told(hash)),
+            let (unsound, reported) = match block {
+                Some(hash) => (member.sound_since.is_none(), member.reported(hash)),
                 None => (false, true),
             };
-            (unsound, !told, Some(*id) != self.active)
+            (unsound, !reported, Some(*id) != self.active)
         });
         order
     }
@@ -413,11 +413,11 @@ impl Ranking {
     /// one (behind a balancer later reports may be lower). If no upstream is known to have the block, returns those
     /// that have reached its number on an unknown branch.
     pub(super) fn have(&self, number: u64, hash: B256) -> Vec<UpstreamId> {
-        let told = |id: &UpstreamId| {
+        let reported = |id: &UpstreamId| {
             let member = &self.members[*id];
-            member.told(hash) || member.highest == Some((number, hash))
+            member.reported(hash) || member.highest == Some((number, hash))
         };
-        let known: Vec<UpstreamId> = self.connected().filter(told).collect();
+        let known: Vec<UpstreamId> = self.connected().filter(reported).collect();
         if !known.is_empty() {
             return known;
         }

@@ -136,11 +136,11 @@ impl UpstreamShared {
 
     /// Checks the answer about block 0 against the known genesis.
     pub(super) fn check_genesis(&self, answer: &Outcome) -> Genesis {
-        let told = match answer {
+        let reported = match answer {
             Outcome::Result(block) => self.identity.other_genesis(block),
             Outcome::Error(_) => None,
         };
-        match told {
+        match reported {
             None => Genesis::Same,
             Some(other) => Genesis::Other(Doubt::new(other, self.active.some_published())),
         }
@@ -248,22 +248,22 @@ impl UpstreamShared {
 
     /// Reports a head: first to the choice, then to the ingest, which may ask for this block at once. Returns the
     /// block's hash, if the head could be parsed.
-    pub(super) async fn tell(&self, sighting: HeadReport) -> Option<B256> {
-        let told = match &sighting {
+    pub(super) async fn report(&self, sighting: HeadReport) -> Option<B256> {
+        let reported = match &sighting {
             HeadReport::Announced(json) => place_of(json)
                 .ok()
-                .map(|told| (told, self.active.announced(self.id, told))),
+                .map(|reported| (reported, self.active.announced(self.id, reported))),
             HeadReport::Latest(json) => place_of(json)
                 .ok()
-                .map(|told| (told, self.active.fetched(self.id, told))),
+                .map(|reported| (reported, self.active.fetched(self.id, reported))),
             HeadReport::Replaced => None,
         };
-        if let Some((told, true)) = told {
-            self.status.lock().head = Some(told.number);
+        if let Some((reported, true)) = reported {
+            self.status.lock().head = Some(reported.number);
             *self.newest.lock() = Some(sighting.clone());
         }
         self.send(sighting).await;
-        told.map(|(told, _)| told.hash)
+        reported.map(|(reported, _)| reported.hash)
     }
 
     /// Sends a report to the ingest; waits for room, of which there is enough unless the ingest is stuck.

@@ -355,7 +355,7 @@ async fn calls_over_websocket_and_blocks_are_traced_over_grpc() {
         .await;
 }
 
-/// What the collector refuses is lost, and counted; clients do not notice.
+/// Spans that the collector refuses are lost, and counted; clients do not notice.
 #[tokio::test]
 async fn a_collector_that_refuses_costs_spans_and_nothing_else() {
     let collector = Collector::start(Protocol::Http, 400).await;

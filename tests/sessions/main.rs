@@ -47,7 +47,7 @@ enum Seen {
     Undo(String, u64),
 }
 
-/// What the application saw, in order.
+/// Events that the application saw, in order.
 #[derive(Clone, Default)]
 struct Story(Arc<Mutex<Vec<Seen>>>);
 

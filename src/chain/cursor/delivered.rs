@@ -78,28 +78,31 @@ impl Delivered {
     }
 }
 
-/// Place between two blocks that a stream has reached.
+/// Extent of what a stream was sent, between two blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reached {
+pub struct SentExtent {
     /// Newest block of which all was sent since the stream was resumed, with all that had to be repeated before it;
     /// `None` for none.
-    pub told: Option<BlockRef>,
+    pub current: Option<BlockRef>,
     /// Newest block of which all was ever sent; `None` for none.
-    pub sent: Option<BlockRef>,
+    pub ever: Option<BlockRef>,
 }
 
 impl Cursor {
-    /// Returns the place that the stream has reached; `None` within a block, or while it takes blocks back.
+    /// Returns the extent of what the stream was sent; `None` within a block, or while it takes blocks back.
     #[must_use]
-    pub fn reached(&self) -> Option<Reached> {
+    pub fn sent_extent(&self) -> Option<SentExtent> {
         match self.at {
-            At::Before(_) => Some(Reached { told: None, sent: None }),
-            At::Behind(block, None) if self.again.is_empty() => Some(Reached {
-                told: match self.resending(block) {
+            At::Before(_) => Some(SentExtent {
+                current: None,
+                ever: None,
+            }),
+            At::Behind(block, None) if self.again.is_empty() => Some(SentExtent {
+                current: match self.resending(block) {
                     Some(resend) => resend.last,
                     None => Some(block),
                 },
-                sent: Some(block),
+                ever: Some(block),
             }),
             At::Behind(..) | At::Undoing(..) => None,
         }

@@ -92,7 +92,7 @@ fn check(all: &str, in_memory: usize, mut cursor: Cursor, logs: bool, expect: Ex
         if !matches!(next, Next::Block(_) | Next::Rest(..) | Next::Below(_)) {
             break;
         }
-        cursor.told(&next);
+        cursor.record_sent(&next);
     }
     expect.assert_eq(&out.join(" "));
 }

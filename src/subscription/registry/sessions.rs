@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Registry, Subscription};
-use crate::chain::{BlockRef, Cursor, History, PublishedBlock, Reached};
+use crate::chain::{BlockRef, Cursor, History, PublishedBlock, SentExtent};
 use crate::clock::Moment;
 use crate::delivery::{ClientWriter, CloseReason, Kind, Recipient, SubscriptionId};
 use crate::subscription::flush::DirtyClients;
@@ -48,9 +48,9 @@ impl Sessions {
             });
             group.get(&id).copied()
         };
-        let reached = |live: &Live<IndexSlot>| tables.reached_by(live.place, &live.recipient, client, cursor);
+        let extent = |live: &Live<IndexSlot>| tables.extent_of(live.place, &live.recipient, client, cursor);
         let standing = |block: BlockRef| tables.published.with_history(|history| standing(history, block));
-        let Some(payload) = self.book.note(client, reached, standing, rand::random) else {
+        let Some(payload) = self.book.note(client, extent, standing, rand::random) else {
             return;
         };
         match writer.push_mark(payload, now) {
@@ -86,17 +86,14 @@ impl Registry {
         let tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
         let client = writer.id();
-        let displaced = sessions
-            .book
-            .client_of(&key)
-            .and_then(|before| sessions.writers.remove(&before));
-        if let Some(displaced) = displaced {
-            displaced.close(CloseReason::Replaced);
-        }
         let opened = match sessions.book.open(key, client, self.clock.now(), unix) {
             Ok(opened) => opened,
             Err(_) => return writer.close(CloseReason::NoSession),
         };
+        let displaced = opened.displaced.and_then(|before| sessions.writers.remove(&before));
+        if let Some(displaced) = displaced {
+            displaced.close(CloseReason::Replaced);
+        }
         sessions.writers.insert(client, writer.clone());
         self.session_clients.store(sessions.writers.len(), Ordering::Relaxed);
         drop((sessions, tables));
@@ -241,21 +238,21 @@ impl Registry {
 }
 
 impl Tables {
-    /// Returns the place that a subscription was sent up to, and the number at which it began; `None` while that is
+    /// Returns the extent of what a subscription was sent, and the number at which it began; `None` while that is
     /// not between two blocks.
     /// `cursor` returns that of a subscription that replays.
-    fn reached_by<'a>(
+    fn extent_of<'a>(
         &self,
         place: IndexSlot,
         to: &Arc<Recipient>,
         client: ClientKey,
         cursor: impl FnOnce(GroupKey, SubscriptionId) -> Option<&'a Cursor>,
-    ) -> Option<(Reached, u64)> {
+    ) -> Option<(SentExtent, u64)> {
         let id = to.id();
         let live = |kind: Kind, is_missing: bool| {
-            let told = self.sent_up_to(kind, is_missing, client, to.since())?;
-            let (told, sent) = (Some(told), Some(told));
-            Some((Reached { told, sent }, 0))
+            let current = self.sent_up_to(kind, is_missing, client, to.since())?;
+            let (current, ever) = (Some(current), Some(current));
+            Some((SentExtent { current, ever }, 0))
         };
         match self.joined.get(&id).copied().unwrap_or(place) {
             IndexSlot::Heads(at) => live(Kind::Heads, self.heads.misses(at)),
@@ -264,11 +261,11 @@ impl Tables {
             IndexSlot::Receipts(_) => live(Kind::Receipts, false),
             IndexSlot::Resumed(_, key) => {
                 let cursor = cursor(key, id)?;
-                Some((cursor.reached()?, cursor.first()))
+                Some((cursor.sent_extent()?, cursor.first()))
             }
             IndexSlot::Trail(_, level) => {
-                let reached = self.trails.place(level)?;
-                (to.since() < u64::MAX).then_some((reached, to.since()))
+                let extent = self.trails.extent(level)?;
+                (to.since() < u64::MAX).then_some((extent, to.since()))
             }
             IndexSlot::PendingHashes(_) | IndexSlot::Pending(_) | IndexSlot::Syncing(_) | IndexSlot::Passthrough => {
                 None
@@ -300,8 +297,8 @@ impl Tables {
         match live.place {
             IndexSlot::Resumed(_, key) => self.begins_resumed(key, live.recipient.id()),
             IndexSlot::Trail(_, level) => {
-                let reached = self.trails.place(level)?;
-                (since < u64::MAX).then_some((since, reached.told))
+                let extent = self.trails.extent(level)?;
+                (since < u64::MAX).then_some((since, extent.current))
             }
             place => self.published.with_history(|history| {
                 let tip = history.tip()?;
@@ -315,6 +312,6 @@ impl Tables {
 
     fn begins_resumed(&self, key: GroupKey, id: SubscriptionId) -> Option<(u64, Option<BlockRef>)> {
         let cursor = self.replays.get(&key)?.cursor_of(id)?;
-        Some((cursor.first(), cursor.reached()?.told))
+        Some((cursor.first(), cursor.sent_extent()?.current))
     }
 }

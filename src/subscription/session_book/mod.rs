@@ -5,9 +5,9 @@
 //! that received it. Its pong confirms the places that were reached when the mark was sent. When the connection ends,
 //! the places stay for a while, and a repeated subscription goes on from there ([`Delivered`]).
 //!
-//! Bounds: sessions, and bytes, each in total and a quarter of it for one account; marks that are not confirmed, per
-//! session. A session without a connection makes room, the oldest first: when its client returns, it is closed once with 1012, as
-//! after a restart.
+//! Bounds: sessions, and bytes, each in total and with a share for each account ([`share`]); marks that are not confirmed,
+//! per session. A session without a connection makes room, the oldest of its account first: when its client returns, it is
+//! closed once with 1012, as after a restart. An account that has more than another makes no room for itself there.
 
 mod key;
 mod saved;
@@ -25,9 +25,10 @@ pub use self::token::SessionToken;
 pub(super) use self::track::Standing;
 use self::track::Track;
 use super::subscriber::ClientKey;
-use crate::chain::{BlockRef, Delivered, Reached};
+use crate::chain::{BlockRef, Delivered, SentExtent};
 use crate::clock::Moment;
 use crate::delivery::{Recipient, SubscriptionId};
+use crate::shares::share;
 
 /// Most marks of one connection that are on their way: with more, the next block's mark confirms for these too.
 const MAX_MARKS: usize = 8;
@@ -37,9 +38,6 @@ const SESSION_BYTES: usize = 1_024;
 
 /// Approximate memory of a subscription, with its places in all marks and the branches that it may have left, in bytes.
 const SLOT_BYTES: usize = 1_536;
-
-/// Part of all sessions, and of their bytes, that one account may have: a quarter.
-const SHARE: usize = 4;
 
 /// Result of opening a session.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +56,7 @@ pub(super) struct NoRoom;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     slot: u64,
-    /// What was delivered; `None` if the position is lost.
+    /// Stream as far as it was delivered; `None` if the position is lost.
     pub delivered: Option<Delivered>,
 }
 
@@ -91,6 +89,8 @@ pub(super) struct SessionBook<P> {
     accounts: HashMap<Arc<str>, Account>,
     connected: HashMap<ClientKey, SessionKey>,
     bytes: usize,
+    /// Bytes of sessions with a connection.
+    connected_bytes: usize,
     next_order: u64,
     /// Start of this process, in seconds since 1970: tokens made before may be of sessions of an earlier one.
     started: u64,
@@ -106,6 +106,7 @@ impl<P: Copy> SessionBook<P> {
             accounts: HashMap::new(),
             connected: HashMap::new(),
             bytes: 0,
+            connected_bytes: 0,
             next_order: 0,
         }
     }
@@ -180,8 +181,10 @@ impl<P: Copy> SessionBook<P> {
     fn connect(&mut self, key: SessionKey, client: ClientKey) {
         if let Some(session) = self.sessions.get_mut(&key) {
             session.client = Some(client);
+            self.connected_bytes += session.bytes();
             if let Some(account) = self.accounts.get_mut(&key.account) {
                 account.stored.remove(&session.order);
+                account.connected_bytes += session.bytes();
             }
             self.connected.insert(client, key);
         }
@@ -221,7 +224,9 @@ impl<P: Copy> SessionBook<P> {
         let account = self.accounts.entry(key.account).or_default();
         account.stored.insert(session.order, key.token);
         account.bytes -= freed;
+        account.connected_bytes -= before;
         self.bytes -= freed;
+        self.connected_bytes -= before;
     }
 
     /// Forgets sessions whose time without a connection is over; `unix` is the time in seconds since 1970.
@@ -256,20 +261,22 @@ impl<P: Copy> SessionBook<P> {
         }
     }
 
-    /// Makes room for so many bytes and sessions of this account: sessions without a connection leave, the account's own
-    /// for its share, those of the account with most bytes for the whole.
+    /// Makes room for so many bytes and sessions of this account: its own sessions without a connection leave for its share,
+    /// those of an account that has more for the whole.
     fn make_room(&mut self, key: &SessionKey, bytes: usize, sessions: usize, unix: u64) -> Result<(), NoRoom> {
         let SessionLimits { max, max_bytes, .. } = self.limits;
         loop {
             let account = self.accounts.get(&key.account);
-            let own = account.map_or((0, 0), |account| (account.sessions, account.bytes));
-            let victim = if own.0 + sessions > max.div_ceil(SHARE) || own.1 + bytes > max_bytes.div_ceil(SHARE) {
+            let (own_sessions, own_bytes) = account.map_or((0, 0), |own| (own.sessions, own.bytes));
+            let (connected, connected_bytes) = account.map_or((0, 0), |own| (own.connected(), own.connected_bytes));
+            let share_of_sessions = share(max, self.connected.len() - connected);
+            let share_of_bytes = share(max_bytes, self.connected_bytes - connected_bytes);
+            let victim = if own_sessions + sessions > share_of_sessions || own_bytes + bytes > share_of_bytes {
                 self.oldest_of(&key.account)
-            } else if self.sessions.len() + sessions > max || self.bytes + bytes > max_bytes {
-                let with_stored = self.accounts.iter().filter(|(_, account)| !account.stored.is_empty());
-                let most = with_stored.max_by_key(|(_, account)| account.bytes);
-                most.map(|(name, _)| name.clone())
-                    .and_then(|name| self.oldest_of(&name))
+            } else if self.sessions.len() + sessions > max {
+                self.oldest_of_largest(&key.account, sessions, |account| account.sessions)
+            } else if self.bytes + bytes > max_bytes {
+                self.oldest_of_largest(&key.account, bytes, |account| account.bytes)
             } else {
                 return Ok(());
             };
@@ -281,15 +288,20 @@ impl<P: Copy> SessionBook<P> {
         }
     }
 
+    /// Returns the oldest session without a connection of the account that has most; of `own`, unless another one has more
+    /// than that would have with `more`.
+    fn oldest_of_largest(&self, own: &Arc<str>, more: usize, size: impl Fn(&Account) -> usize) -> Option<SessionKey> {
+        let own_size = self.accounts.get(own).map_or(0, &size) + more;
+        let with_stored = self.accounts.iter().filter(|(_, account)| !account.stored.is_empty());
+        let larger = with_stored.filter(|(_, account)| size(account) > own_size);
+        let largest = larger.max_by_key(|(_, account)| size(account));
+        self.oldest_of(largest.map_or(own, |(name, _)| name))
+    }
+
     fn oldest_of(&self, account: &Arc<str>) -> Option<SessionKey> {
         let (_, token) = self.accounts.get(account)?.stored.first_key_value()?;
         let (account, token) = (account.clone(), token.clone());
         Some(SessionKey { account, token })
-    }
-
-    /// Returns the connection of a session.
-    pub(super) fn client_of(&self, key: &SessionKey) -> Option<ClientKey> {
-        self.sessions.get(key)?.client
     }
 
     fn session(&mut self, client: ClientKey) -> Option<&mut Session<P>> {
@@ -374,7 +386,9 @@ impl<P: Copy> SessionBook<P> {
             && let Some(account) = self.accounts.get_mut(&key.account)
         {
             account.bytes += SLOT_BYTES;
+            account.connected_bytes += SLOT_BYTES;
             self.bytes += SLOT_BYTES;
+            self.connected_bytes += SLOT_BYTES;
         }
     }
 
@@ -401,19 +415,21 @@ impl<P: Copy> SessionBook<P> {
             && let Some(account) = self.accounts.get_mut(&key.account)
         {
             account.bytes -= SLOT_BYTES;
+            account.connected_bytes -= SLOT_BYTES;
             self.bytes -= SLOT_BYTES;
+            self.connected_bytes -= SLOT_BYTES;
         }
     }
 
     // ---- positions
 
     /// Records how far the connection's subscriptions were sent by now. Returns the payload of a mark to be sent behind
-    /// all of it; `None` if nothing has moved, or too many marks are on their way. `reached` gives the place of a
+    /// all of it; `None` if nothing has moved, or too many marks are on their way. `extent_of` gives the extent of a
     /// subscription and the number at which it began, `None` while it has no place between two blocks.
     pub(super) fn note(
         &mut self,
         client: ClientKey,
-        reached: impl Fn(&Live<P>) -> Option<(Reached, u64)>,
+        extent_of: impl Fn(&Live<P>) -> Option<(SentExtent, u64)>,
         standing: impl Fn(BlockRef) -> Standing,
         payload: impl FnOnce() -> u64,
     ) -> Option<u64> {
@@ -428,19 +444,19 @@ impl<P: Copy> SessionBook<P> {
             if !live.recipient.is_answered() {
                 continue;
             }
-            let Some((reached, first)) = reached(live) else {
+            let Some((extent, first)) = extent_of(live) else {
                 continue;
             };
-            if reached.told.is_none() {
+            if extent.current.is_none() {
                 slot.track.get_or_insert_with(|| Track::begin(first, None));
             }
             match &mut slot.track {
-                Some(track) => track.sent(reached, &standing, number),
+                Some(track) => track.sent(extent, &standing, number),
                 None => slot.first = first,
             }
-            if let Some(told) = reached.told.filter(|told| may_mark && slot.marked != Some(*told)) {
-                slot.marked = Some(told);
-                places.push((slot.number, told));
+            if let Some(block) = extent.current.filter(|block| may_mark && slot.marked != Some(*block)) {
+                slot.marked = Some(block);
+                places.push((slot.number, block));
             }
         }
         if places.is_empty() {
@@ -489,10 +505,10 @@ impl<P: Copy> SessionBook<P> {
             for slot in slots.iter_mut() {
                 // Both are in the order of their numbers.
                 let place = mark.places.binary_search_by_key(&slot.number, |(number, _)| *number);
-                let told = place.ok().and_then(|at| mark.places.get(at)).map(|(_, told)| *told);
+                let upto = place.ok().and_then(|at| mark.places.get(at)).map(|(_, block)| *block);
                 match &mut slot.track {
-                    Some(track) => track.confirm(mark.number, told),
-                    None => slot.track = told.map(|told| Track::begin(slot.first, Some(told))),
+                    Some(track) => track.confirm(mark.number, upto),
+                    None => slot.track = upto.map(|block| Track::begin(slot.first, Some(block))),
                 }
             }
         }

@@ -61,8 +61,17 @@ impl<P> Session<P> {
 pub(super) struct Account {
     pub(super) sessions: usize,
     pub(super) bytes: usize,
+    /// Bytes of sessions with a connection.
+    pub(super) connected_bytes: usize,
     /// Sessions without a connection, oldest first.
     pub(super) stored: BTreeMap<u64, SessionToken>,
     /// Time at which a session was last forgotten for want of room, in seconds since 1970.
     pub(super) forgot_at: u64,
+}
+
+impl Account {
+    /// Returns the number of sessions with a connection.
+    pub(super) fn connected(&self) -> usize {
+        self.sessions - self.stored.len()
+    }
 }

@@ -37,7 +37,7 @@ fn live(answered: bool) -> Live<()> {
     Live { recipient, place: () }
 }
 
-/// Plays a story of one session, in words: `c1` connects client 1, `x1` ends its connection (`X1` told that events are
+/// Plays a story of one session, in words: `c1` connects client 1, `x1` ends its connection (`X1` with a reason that events are
 /// lost), `sa` subscribes to `a`, `s!a` without an answer, `ua` unsubscribes from the newest `a`, `n5` notes that all
 /// subscriptions were sent block 5, `k` confirms the newest mark, `K` the oldest, `f` forges a pong, `+9` waits nine
 /// seconds.
@@ -95,12 +95,12 @@ fn check(story: &str, expect: Expect) {
                 book.forget(client, gone.recipient.id());
             }
             "n" => {
-                let reached = Reached {
-                    told: Some(block(number())),
-                    sent: Some(block(number())),
+                let extent = SentExtent {
+                    current: Some(block(number())),
+                    ever: Some(block(number())),
                 };
                 let payload = marks.len() as u64 + 100;
-                let noted = book.note(client, |_| Some((reached, 1)), |_| Standing::Canonical, || payload);
+                let noted = book.note(client, |_| Some((extent, 1)), |_| Standing::Canonical, || payload);
                 match noted {
                     Some(mark) => marks.push(mark),
                     None => out.push("no mark".to_owned()),
@@ -188,7 +188,7 @@ fn another_connection_takes_the_place_of_the_first() {
 }
 
 #[test]
-fn positions_are_kept_for_a_while_and_then_the_client_is_told_once() {
+fn positions_are_kept_for_a_while_and_then_lost_once() {
     check(
         "c1 sa x1 +59 c2 sa",
         expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"],
@@ -210,8 +210,8 @@ fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
     let mut book = SessionBook::<()>::new(limits(), 0);
     let (a, b) = (SubscriptionKey::of(&'a'), SubscriptionKey::of(&'b'));
     let reached = |number| {
-        let (told, sent) = (Some(block(number)), Some(block(number)));
-        move |_: &Live<()>| Some((Reached { told, sent }, 1))
+        let (current, ever) = (Some(block(number)), Some(block(number)));
+        move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
     };
     book.open(key("a", "t"), 1, at(1), NOW).expect("room");
     book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
@@ -243,8 +243,8 @@ fn a_repeated_subscription_takes_back_what_an_equal_one_was_sent() {
     let mut book = SessionBook::<()>::new(limits(), 0);
     let a = SubscriptionKey::of(&'a');
     let reached = |number| {
-        let (told, sent) = (Some(block(number)), Some(block(number)));
-        move |_: &Live<()>| Some((Reached { told, sent }, 1))
+        let (current, ever) = (Some(block(number)), Some(block(number)));
+        move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
     };
     book.open(key("a", "t"), 1, at(1), NOW).expect("room");
     book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
@@ -271,7 +271,7 @@ fn a_repeated_subscription_takes_back_what_an_equal_one_was_sent() {
 }
 
 #[test]
-fn a_session_that_left_for_want_of_room_is_told_so() {
+fn a_session_that_made_room_is_lost() {
     let mut book = SessionBook::<()>::new(SessionLimits { max: 8, ..limits() }, NOW - 5);
     let open = |book: &mut SessionBook<()>, account, token: &str, client| {
         book.open(key(account, token), client, at(client), NOW)
@@ -289,20 +289,43 @@ fn a_session_that_left_for_want_of_room_is_told_so() {
         "one of the account had to leave"
     );
     book.close(4, at(6), true);
-    assert_eq!(open(&mut book, "a", "one", 5), Ok(true), "it is told");
+    assert_eq!(open(&mut book, "a", "one", 5), Ok(true), "it is lost");
     assert_eq!(open(&mut book, "b", "four", 6), Ok(false), "and nobody else");
-    // The whole: the oldest of the account with most bytes leaves.
-    for (account, client) in [("c", 7), ("c", 8), ("d", 9), ("d", 10)] {
-        assert_eq!(open(&mut book, account, &client.to_string(), client), Ok(false));
-    }
-    assert_eq!(book.totals().sessions, 8);
-    assert_eq!(open(&mut book, "e", "x", 11), Err(NoRoom));
-    book.close(9, at(12), true);
-    assert_eq!(open(&mut book, "e", "x", 11), Ok(false));
-    assert_eq!(book.totals().sessions, 8);
     // Tokens from before the start may be of sessions of an earlier process.
     let mut book = SessionBook::<()>::new(limits(), NOW + 1);
     assert_eq!(open(&mut book, "a", "one", 1), Ok(true));
+}
+
+#[test]
+fn few_accounts_cannot_push_out_the_others() {
+    let mut book = SessionBook::<()>::new(SessionLimits { max: 32, ..limits() }, 0);
+    let open = |book: &mut SessionBook<()>, account: &str, client: u64| {
+        let opened = book.open(key(account, &client.to_string()), client, at(client), NOW);
+        opened.map(|opened| opened.is_lost)
+    };
+    // Six sessions of two small accounts wait for their clients.
+    for (account, client) in [("s", 1), ("s", 2), ("s", 3), ("t", 4), ("t", 5), ("t", 6)] {
+        assert_eq!(open(&mut book, account, client), Ok(false));
+        book.close(client, at(client), true);
+    }
+    // Others take all that they can get: a quarter, and half of what is left by those that are connected.
+    let mut client = 10;
+    let admitted = ["a", "b", "c", "d"].map(|account| {
+        let before = client;
+        while open(&mut book, account, client).is_ok() {
+            client += 1;
+        }
+        client - before
+    });
+    // The fourth one does not get its share of four: only smaller ones have sessions without a connection.
+    assert_eq!(admitted, [8, 8, 8, 2]);
+    assert_eq!(book.totals().sessions, 32);
+    assert_eq!(open(&mut book, "s", 1), Ok(false), "it is kept");
+    assert_eq!(open(&mut book, "t", 6), Ok(false), "it is kept");
+    // The largest account makes room for a new one, once it has a session without a connection.
+    book.close(10, at(100), true);
+    assert_eq!(open(&mut book, "g", 101), Ok(false));
+    assert_eq!(open(&mut book, "a", 10), Err(NoRoom), "others have taken the rest");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Position of one subscription of a session: what was sent, and what its client has certainly received. No I/O.
 
-use crate::chain::{BlockRef, Delivered, Reached};
+use crate::chain::{BlockRef, Delivered, SentExtent};
 
 /// Most branches that may be sent and left before the client confirms any position behind them. A client that is
 /// further behind than sixteen reorgs has lost its position.
@@ -17,7 +17,7 @@ pub(in crate::subscription) enum Standing {
     Unknown,
 }
 
-/// What was sent of one stream, and received.
+/// Extent of one stream that was sent, and that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Track {
     pub(super) first: u64,
@@ -43,12 +43,12 @@ impl Track {
     }
 
     /// Records what was sent by now; `mark` is the number of the next mark, behind all of it.
-    pub(super) fn sent(&mut self, reached: Reached, standing: impl Fn(BlockRef) -> Standing, mark: u64) {
+    pub(super) fn sent(&mut self, extent: SentExtent, standing: impl Fn(BlockRef) -> Standing, mark: u64) {
         // A stream that has a place between two blocks has taken everything back before.
         for (at, _) in &mut self.left {
             at.get_or_insert(mark);
         }
-        if let Some(old) = self.sent.filter(|old| reached.sent != Some(*old)) {
+        if let Some(old) = self.sent.filter(|old| extent.ever != Some(*old)) {
             match standing(old) {
                 Standing::Canonical => {}
                 Standing::Dropped(fork) => {
@@ -60,13 +60,13 @@ impl Track {
                 Standing::Unknown => self.is_lost = true,
             }
         }
-        self.sent = reached.sent.or(self.sent);
+        self.sent = extent.ever.or(self.sent);
     }
 
     /// Records that the client has received the mark of this number, with everything before it.
-    pub(super) fn confirm(&mut self, mark: u64, told: Option<BlockRef>) {
+    pub(super) fn confirm(&mut self, mark: u64, upto: Option<BlockRef>) {
         self.left.retain(|(at, _)| at.is_none_or(|at| at > mark));
-        self.received = told.or(self.received);
+        self.received = upto.or(self.received);
     }
 
     /// Includes what an equal subscription was sent, and counts as received what both have.

@@ -70,7 +70,7 @@ impl Serving {
             (Purpose::Transaction(seen), outcome) => self.fetched(outcome, seen)?,
             (Purpose::Latest, Outcome::Result(json)) => {
                 // Head first: the choice of the upstream depends on it.
-                self.tell(HeadReport::Latest(json)).await;
+                self.report(HeadReport::Latest(json)).await;
                 if !self.ready {
                     self.ready = true;
                     info!("upstream {}: connected", self.shared.endpoint);

@@ -189,7 +189,7 @@ impl Serving {
         let (before, mut height) = (self.head, None);
         if let Outcome::Result(json) = outcome {
             height = place_of(&json).ok().map(|place| place.number);
-            self.tell(HeadReport::Latest(json)).await;
+            self.report(HeadReport::Latest(json)).await;
         }
         let now = Instant::now();
         if self.heads.is_polled() && height.is_some() {
@@ -251,7 +251,7 @@ impl Serving {
     async fn act(&mut self, acts: Vec<Act>) {
         for act in acts {
             match act {
-                Act::Deliver(json) => self.tell(HeadReport::Announced(json)).await,
+                Act::Deliver(json) => self.report(HeadReport::Announced(json)).await,
                 Act::Ring(goal) => {
                     if self.heads.ring.ring(goal) {
                         self.ask_for_head();

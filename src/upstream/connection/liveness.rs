@@ -46,7 +46,7 @@ impl Serving {
     /// zetachain and cdk-erigon grant `newHeads` and announce nothing.
     pub(super) async fn probed(&mut self, json: Bytes) -> Result<(), End> {
         let before = self.head;
-        self.tell(HeadReport::Latest(json)).await;
+        self.report(HeadReport::Latest(json)).await;
         if self.head == before {
             return Ok(());
         }

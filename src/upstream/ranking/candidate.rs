@@ -78,12 +78,12 @@ impl Candidate {
         at.checked_sub(1).map(|_| self.chain.len() - at)
     }
 
-    pub(super) fn told(&self, hash: B256) -> bool {
+    pub(super) fn reported(&self, hash: B256) -> bool {
         self.chain.iter().rev().any(|(_, own)| *own == hash)
     }
 
     /// Appends a head. Only blocks that lead to the head stay: the others may not be on this node's chain any more.
-    pub(super) fn tell(&mut self, head: ReportedBlock, published: &PublishedSample) {
+    pub(super) fn record(&mut self, head: ReportedBlock, published: &PublishedSample) {
         while self.number().is_some_and(|newest| newest >= head.number) {
             self.chain.pop_back();
         }

@@ -10,7 +10,7 @@ const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 
 /// Parses a block's name: `a3` is block 3 of branch a, and its parent is block 2 of the same branch. The parent of
 /// `a8<5` is block 5, and the parent of `b6<a5` is block 5 of branch a.
-fn told(name: &str) -> ReportedBlock {
+fn block(name: &str) -> ReportedBlock {
     let (name, parent) = name
         .split_once('<')
         .map_or((name, None), |(name, parent)| (name, Some(parent)));
@@ -68,7 +68,7 @@ fn story(events: &str) -> (Ranking, String) {
             continue;
         }
         if let Some(head) = event.strip_prefix('=') {
-            let ReportedBlock { number, hash, .. } = told(head);
+            let ReportedBlock { number, hash, .. } = block(head);
             ranking.published(Some((number, hash)), now);
             note(ranking.decide(now), now);
             continue;
@@ -87,7 +87,7 @@ fn story(events: &str) -> (Ranking, String) {
         } else if what == "x" || what == "o" {
             ranking.cordon(id, what == "x");
         } else if !head.is_empty() {
-            ranking.announced(id, told(head));
+            ranking.announced(id, block(head));
         }
         if what.starts_with('+') {
             ranking.up(id);
@@ -145,11 +145,11 @@ fn a_cordoned_one_is_left_at_once_and_is_not_chosen_before_the_cordon_ends() {
     // Its head is no height that the others lag behind, and it has no vote.
     check("0+a5 1+a5 1x 1a9 +20", expect!["->0 first @0ns"]);
     let (ranking, _) = story("0+a5 1+a5 1x 1a6");
-    assert_eq!(ranking.have(6, told("a6").hash), []);
-    assert_eq!(ranking.by_preference(Some(told("a6").hash)), [UpstreamId(0)]);
+    assert_eq!(ranking.have(6, block("a6").hash), []);
+    assert_eq!(ranking.by_preference(Some(block("a6").hash)), [UpstreamId(0)]);
     assert!(ranking.is_cordoned(UpstreamId(1)) && ranking.is_connected(UpstreamId(1)));
     let (ranking, _) = story("0+a5 1+a5 1x 1a6 1o");
-    assert_eq!(ranking.have(6, told("a6").hash), [UpstreamId(1)]);
+    assert_eq!(ranking.have(6, block("a6").hash), [UpstreamId(1)]);
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn one_that_is_removed_is_left_at_once_and_its_late_reports_count_for_nothing() 
     check("0+a5 1+a5 /0 +9 0- 1+a6 +60", expect!["->0 first @0ns; 0>- lost @9s"]);
     let (mut ranking, _) = story("0+a5 1+a5 /0 1a6 /01");
     assert!(!ranking.is_connected(UpstreamId(1)) && !ranking.cordon(UpstreamId(7), true));
-    assert!(!ranking.may_lead(UpstreamId(7), told("a6").hash, Duration::ZERO));
-    assert_eq!(ranking.have(5, told("a5").hash), [UpstreamId(0)]);
+    assert!(!ranking.may_lead(UpstreamId(7), block("a6").hash, Duration::ZERO));
+    assert_eq!(ranking.have(5, block("a5").hash), [UpstreamId(0)]);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_new_order_is_a_new_priority() {
     );
     let (ranking, _) = story("2+a5 1+a5 0+a5 /210");
     assert_eq!(ranking.connected().map(|id| id.0).collect::<Vec<_>>(), [2, 1, 0]);
-    assert_eq!(ranking.by_preference(Some(told("z1").hash)), [2, 1, 0].map(UpstreamId));
+    assert_eq!(ranking.by_preference(Some(block("z1").hash)), [2, 1, 0].map(UpstreamId));
     // An upstream that lags or is not connected is not ready to take over.
     let ready = |events: &str| {
         let (ranking, _) = story(events);
@@ -210,19 +210,19 @@ fn numbers_without_a_block_are_no_distance() {
         expect!["->0 first @0ns; 0>2 lost @0ns"],
     );
     let (ranking, _) = story("0+a5 0a9<5 0a20<9 1+a20<9 2+a20<9");
-    let hash = |name: &str| told(name).hash;
+    let hash = |name: &str| block(name).hash;
     assert_eq!(
         ranking.have(9, hash("a9")),
         [UpstreamId(0), UpstreamId(1), UpstreamId(2)]
     );
     assert_eq!(ranking.have(5, hash("a5")), [UpstreamId(0)]);
     let mut ranking = ranking;
-    assert!(!ranking.announced(UpstreamId(0), told("a9<5")), "late");
+    assert!(!ranking.announced(UpstreamId(0), block("a9<5")), "late");
     assert!(
-        !ranking.announced(UpstreamId(1), told("a9<5")),
+        !ranking.announced(UpstreamId(1), block("a9<5")),
         "late, and known as a parent"
     );
-    assert!(ranking.announced(UpstreamId(1), told("b15<9")));
+    assert!(ranking.announced(UpstreamId(1), block("b15<9")));
 }
 
 #[test]
@@ -290,10 +290,10 @@ fn who_stays_alone_on_its_branch_is_left_and_comes_back_when_it_has_joined_the_o
 }
 
 #[test]
-fn a_block_is_asked_of_those_who_told_it_and_then_of_the_others() {
+fn a_block_is_asked_of_those_that_reported_it_and_then_of_the_others() {
     let (ranking, _) = story("0+a5 1+a5 2+a5 2a6");
     let asked = |name: &str, attempt| {
-        let block = (!name.is_empty()).then(|| told(name).hash);
+        let block = (!name.is_empty()).then(|| block(name).hash);
         ranking.pick_for_block(block, attempt).map(|(id, among)| (id.0, among))
     };
     assert_eq!([0, 1, 2, 3].map(|n| asked("a6", n).unwrap().0), [2, 0, 1, 2]);
@@ -301,7 +301,7 @@ fn a_block_is_asked_of_those_who_told_it_and_then_of_the_others() {
     assert_eq!([0, 1, 2].map(|n| asked("z1", n).unwrap().0), [0, 1, 2]);
     assert_eq!(asked("", 0), Some((0, 3)));
     let (ranking, _) = story("0+a5 1+a5 2+a5 1a6 1a7 +5");
-    let asked = |n| ranking.pick_for_block(Some(told("a5").hash), n).map(|(id, _)| id.0);
+    let asked = |n| ranking.pick_for_block(Some(block("a5").hash), n).map(|(id, _)| id.0);
     assert_eq!([0, 1, 2].map(asked), [Some(1), Some(0), Some(2)], "0 and 2 lag");
     assert_eq!(
         ranking.pick_for_block(None, 0).map(|(id, _)| Some(id)),
@@ -316,8 +316,8 @@ fn it_is_known_who_has_come_how_far_and_on_which_branch() {
     let reached = |head: u64| ranking.reached(head).map(|id| id.0).collect::<Vec<_>>();
     assert_eq!([5, 6, 7].map(reached), [vec![0, 1, 2], vec![2], vec![]]);
     let have = |name: &str| {
-        let told = told(name);
-        let have = ranking.have(told.number, told.hash);
+        let block = block(name);
+        let have = ranking.have(block.number, block.hash);
         have.into_iter().map(|id| id.0).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -327,19 +327,19 @@ fn it_is_known_who_has_come_how_far_and_on_which_branch() {
     assert_eq!(have("c1"), [0, 2], "further back than is remembered, but 1 is outvoted");
     // One address with two nodes behind it: a momentary step back does not lose the block.
     let (mut ranking, _) = story("0+a5");
-    ranking.fetched(UpstreamId(0), told("a4"));
-    let a5 = told("a5");
+    ranking.fetched(UpstreamId(0), block("a4"));
+    let a5 = block("a5");
     assert_eq!(ranking.have(a5.number, a5.hash), [UpstreamId(0)]);
 }
 
 #[test]
 fn a_late_or_repeated_head_moves_nobody_back() {
     let (mut ranking, _) = story("0+a5 0a6 0a7");
-    assert!(!ranking.announced(UpstreamId(0), told("a6")));
+    assert!(!ranking.announced(UpstreamId(0), block("a6")));
     assert_eq!(ranking.number(UpstreamId(0)), 7);
-    assert!(ranking.fetched(UpstreamId(0), told("a6")), "unless it says so");
+    assert!(ranking.fetched(UpstreamId(0), block("a6")), "unless it says so");
     assert_eq!(ranking.number(UpstreamId(0)), 6);
-    assert!(!ranking.fetched(UpstreamId(0), told("a6")));
-    assert!(ranking.announced(UpstreamId(0), told("b5")));
+    assert!(!ranking.fetched(UpstreamId(0), block("a6")));
+    assert!(ranking.announced(UpstreamId(0), block("b5")));
     assert_eq!(ranking.number(UpstreamId(0)), 5);
 }

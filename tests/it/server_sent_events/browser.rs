@@ -26,7 +26,7 @@ const FLAGS: [&str; 8] = [
     "--disable-sync",
 ];
 
-/// What the page tells the test, and the test the page.
+/// Messages between the page and the test.
 #[derive(Clone)]
 struct Desk {
     page: Arc<str>,

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_is_told_where_it_was_agreed_on() {
+    fn what_was_compressed_is_unpacked_where_it_was_agreed_on() {
         use super::*;
 
         let mut reader = FrameReader::new(true);

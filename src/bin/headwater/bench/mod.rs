@@ -189,7 +189,7 @@ async fn measure(args: &BenchArgs) -> Result<Report> {
     let mut faults = run.faults(&window, &end, &fleet.gone);
     let closed = run.closed.iter();
     faults
-        .told
+        .first
         .extend(closed.map(|(why, clients)| format!("{clients} closed: {why}")));
     Ok(Report {
         url: args.url.clone(),
@@ -212,7 +212,7 @@ async fn measure(args: &BenchArgs) -> Result<Report> {
         doubled: faults.doubled,
         disordered: faults.disordered,
         closed: fleet.gone.len(),
-        faults: faults.told,
+        faults: faults.first,
     })
 }
 

@@ -11,7 +11,7 @@ use super::client::{Client, Given, Subscription};
 use super::stream::{Kind, Receipt, Stream};
 
 /// Maximum number of faults that are described in words; all are counted.
-const TOLD: usize = 10;
+const MAX_DESCRIBED: usize = 10;
 
 /// Upper bound of the histograms; longer times are recorded as this.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -46,7 +46,7 @@ pub struct Faults {
     pub doubled: u64,
     pub disordered: u64,
     /// Descriptions of the first faults.
-    pub told: Vec<String>,
+    pub first: Vec<String>,
 }
 
 pub fn histogram() -> Histogram<u64> {
@@ -160,13 +160,13 @@ impl Run {
                 let stream = &self.streams[*at];
                 faults.doubled += feed.doubled;
                 faults.disordered += feed.disordered;
-                let mut told = feed.fault.clone();
+                let mut fault = feed.fault.clone();
                 if !gone.contains(&number) {
                     faults.lost += stream.lost(feed, window[*at], end[*at]);
-                    told = told.or_else(|| stream.first_lost(feed, window[*at], end[*at]));
+                    fault = fault.or_else(|| stream.first_lost(feed, window[*at], end[*at]));
                 }
-                if let Some(told) = told.filter(|_| faults.told.len() < TOLD) {
-                    faults.told.push(format!("client {number}: {told}"));
+                if let Some(fault) = fault.filter(|_| faults.first.len() < MAX_DESCRIBED) {
+                    faults.first.push(format!("client {number}: {fault}"));
                 }
             }
         }

@@ -289,8 +289,8 @@ impl Stream {
     /// Describes the first of the events that the client lacks.
     pub fn first_lost(&self, feed: &Feed, window: usize, end: usize) -> Option<String> {
         let missing = self.missing(feed, window, end).next();
-        let told = missing.map(|id| format!("{} was lost", self.describe(id)));
-        told.or_else(|| {
+        let lost = missing.map(|id| format!("{} was lost", self.describe(id)));
+        lost.or_else(|| {
             let id = self.gaps(feed).next()?;
             Some(format!("{} arrived without its parent", self.describe(id)))
         })

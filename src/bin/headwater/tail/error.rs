@@ -22,7 +22,7 @@ pub enum TailError {
     /// The endpoint's words are not those of an Ethereum node.
     #[error("{0}; is this an Ethereum node's WebSocket?")]
     Garbled(String),
-    /// Events are lost: what was missed, or what was dropped, can no longer be told.
+    /// Events are lost: what was missed, or what was dropped, can no longer be sent.
     #[error("{0}")]
     Lost(String),
     /// Standard output does not take a line.

@@ -58,7 +58,7 @@ struct World {
     applied: BTreeMap<(u64, B256), ClientKey>,
     needs: Needs,
     first: u64,
-    /// What the stack has taken since the connection began, that the library may not have handed out yet.
+    /// Events that the stack has taken since the connection began; the library may not have handed them out yet.
     buffer: Vec<Sent>,
 }
 
@@ -136,7 +136,7 @@ impl World {
             // In memory nothing is lost; a branch is looked for until the chain has grown over it.
             _ => return false,
         }
-        self.cursor.told(&next);
+        self.cursor.record_sent(&next);
         let Self {
             book,
             cursor,
@@ -145,7 +145,7 @@ impl World {
             wire,
             ..
         } = self;
-        let reached = |_: &Live<()>| Some((cursor.reached()?, cursor.first()));
+        let reached = |_: &Live<()>| Some((cursor.sent_extent()?, cursor.first()));
         let standing = |block: BlockRef| {
             published.with_history(|history| match history.is_canonical(block) {
                 true => Standing::Canonical,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use expect_test::expect;
 
-use super::{LAG_TOLERANCE, check, story, told};
+use super::{LAG_TOLERANCE, block, check, story};
 use crate::upstream::UpstreamId;
 use crate::upstream::ranking::WALK_AGAIN;
 
@@ -102,22 +102,22 @@ fn a_branch_from_a_published_block_does_not_count_where_two_others_have_the_publ
 #[test]
 fn who_leads_to_a_block_that_is_taken_back_does_not_lead_again_soon() {
     // Returns the upstreams from which this block is accepted, after 1 led to a block.
-    let may_lead = |events: &str, block: &str, led: &str, then: &str| {
+    let may_lead = |events: &str, name: &str, led: &str, then: &str| {
         let (mut ranking, _) = story(events);
         if !led.is_empty() {
-            ranking.leads(UpstreamId(1), told(led).number, told(led).hash);
+            ranking.leads(UpstreamId(1), block(led).number, block(led).hash);
         }
         let mut now = Duration::ZERO;
         for event in then.split_whitespace() {
             match (event.strip_prefix('='), event.strip_prefix('+')) {
-                (Some(head), _) => ranking.published(Some((told(head).number, told(head).hash)), now),
+                (Some(head), _) => ranking.published(Some((block(head).number, block(head).hash)), now),
                 (_, Some(seconds)) => now += Duration::from_secs(seconds.parse().unwrap()),
                 _ if event == "-" => ranking.down(UpstreamId(1)),
-                _ => _ = ranking.announced(UpstreamId(0), told(event)),
+                _ => _ = ranking.announced(UpstreamId(0), block(event)),
             }
         }
         let ids = (0..3).map(UpstreamId);
-        ids.filter(|id| ranking.may_lead(*id, told(block).hash, now))
+        ids.filter(|id| ranking.may_lead(*id, block(name).hash, now))
             .map(|id| id.0.to_string())
             .collect::<String>()
     };
@@ -178,16 +178,16 @@ fn a_head_in_doubt_is_walked_from_and_counts_when_the_walk_arrived() {
     // The walk starts above a leap, whatever is below the leap.
     let (leaping, _) = story("0+a5 1+a5 =a5 1a6 1a1000005<6 1a1000006 +2");
     let above = leaping.unproved(now).map(|claim| (claim.number, claim.below));
-    assert_eq!(above, Some((1_000_006, (1_000_004, told("a6").hash))));
+    assert_eq!(above, Some((1_000_006, (1_000_004, block("a6").hash))));
     // The chain grew in the meantime: the proved block is below the head.
-    ranking.announced(UpstreamId(1), told("a51"));
+    ranking.announced(UpstreamId(1), block("a51"));
     ranking.walked(claim, Some(5), now);
     assert!(!ranking.is_doubted(UpstreamId(1)));
     assert_eq!(ranking.decide(now), None);
     let lag = ranking.lag(UpstreamId(0), now + LAG_TOLERANCE);
     assert_eq!(lag, Some(LAG_TOLERANCE));
     // The walk proved another chain than the present one.
-    ranking.announced(UpstreamId(1), told("b90"));
+    ranking.announced(UpstreamId(1), block("b90"));
     ranking.walked(claim, Some(5), now);
     assert!(ranking.is_doubted(UpstreamId(1)));
 }
@@ -198,6 +198,6 @@ fn who_is_doubted_is_not_asked_for_what_it_claims_to_have() {
     let ids = |ids: Vec<UpstreamId>| ids.into_iter().map(|id| id.0).collect::<Vec<_>>();
     assert_eq!(ids(ranking.reached(5).collect()), [0, 1]);
     assert_eq!(ids(ranking.reached(6).collect()), Vec::<usize>::new());
-    let a5 = told("a5");
+    let a5 = block("a5");
     assert_eq!(ids(ranking.have(a5.number, a5.hash)), [0, 1]);
 }

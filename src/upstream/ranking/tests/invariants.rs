@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{LAG_TOLERANCE, four, told};
+use super::{LAG_TOLERANCE, block, four};
 use crate::upstream::UpstreamId;
 
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ proptest! {
             match event {
                 Event::Up(id, ahead) => {
                     heads[id] += ahead;
-                    ranking.announced(UpstreamId(id), told(&format!("a{}", heads[id])));
+                    ranking.announced(UpstreamId(id), block(&format!("a{}", heads[id])));
                     ranking.up(UpstreamId(id));
                     causes += 1;
                 }
@@ -54,7 +54,7 @@ proptest! {
                 Event::Head(id, own, ahead) => {
                     heads[id] += ahead;
                     let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
-                    ranking.announced(UpstreamId(id), told(&format!("{branch}{}", heads[id])));
+                    ranking.announced(UpstreamId(id), block(&format!("{branch}{}", heads[id])));
                 }
                 Event::Cordon(id, begins) => {
                     ranking.cordon(UpstreamId(id), begins);
@@ -82,21 +82,21 @@ proptest! {
     fn who_leads_is_not_left(events in prop::collection::vec(any_event(), 1..200)) {
         let mut ranking = four();
         let (mut now, mut head) = (Duration::ZERO, 10);
-        ranking.announced(UpstreamId(0), told("a10"));
+        ranking.announced(UpstreamId(0), block("a10"));
         ranking.up(UpstreamId(0));
         ranking.decide(now);
         for event in events {
             head += 1;
-            ranking.announced(UpstreamId(0), told(&format!("a{head}")));
+            ranking.announced(UpstreamId(0), block(&format!("a{head}")));
             match event {
                 Event::Up(id, back) if id > 0 => {
-                    ranking.announced(UpstreamId(id), told(&format!("a{}", head - back)));
+                    ranking.announced(UpstreamId(id), block(&format!("a{}", head - back)));
                     ranking.up(UpstreamId(id));
                 }
                 Event::Down(id) if id > 0 => ranking.down(UpstreamId(id)),
                 Event::Head(id, own, back) if id > 0 => {
                     let branch = if own { char::from(b'b' + id as u8) } else { 'a' };
-                    ranking.announced(UpstreamId(id), told(&format!("{branch}{}", head - back)));
+                    ranking.announced(UpstreamId(id), block(&format!("{branch}{}", head - back)));
                 }
                 Event::Cordon(id, begins) if id > 0 => drop(ranking.cordon(UpstreamId(id), begins)),
                 Event::Wait(millis) => now += Duration::from_millis(millis),
