@@ -2,11 +2,14 @@
 //! search is given up. No I/O, no clock: times count from the start of the inquiry, excluding time without a
 //! connected node.
 
+mod record;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
+pub(super) use self::record::Record;
 use super::source::BadAnswer;
-use crate::backoff::{CONTENTS, CONTENTS_THROTTLED, PUT_OFF, PUT_OFF_THROTTLED};
+use crate::backoff::{CONTENTS, CONTENTS_THROTTLED};
 use crate::upstream::UpstreamId;
 
 /// "Not served" answers of an upstream after which a way is closed for this block. One is not enough: behind a load
@@ -16,10 +19,6 @@ const NOT_SERVED: u32 = 3;
 /// Connection losses after which an upstream's method is closed for this block: each loss also interrupts the
 /// subscriptions and calls on that connection. The same bound counts too long answers.
 const BROKEN: u32 = 3;
-
-/// Consecutive failures after which a way is put off; [`AttemptError::Unavailable`], [`AttemptError::Pruned`] and
-/// [`AttemptError::TooLong`] do not count.
-const STRIKES: u32 = 3;
 
 /// A way to request a block's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -393,109 +392,6 @@ impl Inquiry {
     pub(super) fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, FetchWay)> {
         let late = move |path: &&Path| path.asked.is_some_and(|(_, late)| late <= now);
         self.paths.iter().filter(late).map(|path| (path.node, path.way))
-    }
-}
-
-/// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded;
-/// [`Self::retain`] drops upstreams that have left.
-#[derive(Debug, Default)]
-pub(super) struct Record {
-    rows: HashMap<(UpstreamId, FetchWay), Row>,
-    connects: HashMap<UpstreamId, u64>,
-}
-
-#[derive(Debug, Default)]
-struct Row {
-    strikes: u32,
-    put_off: Option<PutOff>,
-    /// Duration of the last useful answer.
-    took: Option<Duration>,
-}
-
-#[derive(Debug)]
-struct PutOff {
-    until: Duration,
-    wait: Duration,
-    /// A restarted node may serve what it did not serve before. `false` for a node that hangs up: it reconnects each
-    /// time.
-    ends_with_connection: bool,
-}
-
-impl Record {
-    /// Returns the number of upstreams on record.
-    pub(super) fn nodes(&self) -> usize {
-        self.connects.len()
-    }
-
-    /// Drops the upstreams that are not there any more.
-    pub(super) fn retain(&mut self, is_there: impl Fn(UpstreamId) -> bool) {
-        self.connects.retain(|node, _| is_there(*node));
-        self.rows.retain(|(node, _), _| is_there(*node));
-    }
-
-    /// Records an upstream's number of connections; a change ends the put-offs that end with the connection.
-    pub(super) fn connected(&mut self, node: UpstreamId, connects: u64) {
-        if self
-            .connects
-            .insert(node, connects)
-            .is_some_and(|before| before != connects)
-        {
-            for (_, row) in self.rows.iter_mut().filter(|((own, _), _)| *own == node) {
-                row.put_off.take_if(|put_off| put_off.ends_with_connection);
-            }
-        }
-    }
-
-    /// Checks if a way is not put off.
-    pub(super) fn offers(&self, node: UpstreamId, way: FetchWay, clock: Duration) -> bool {
-        let row = self.rows.get(&(node, way));
-        row.and_then(|row| row.put_off.as_ref())
-            .is_none_or(|put_off| put_off.until <= clock)
-    }
-
-    /// Returns the time from a question until its answer is late: well above the way's usual duration, so that a slow
-    /// node does not get more questions.
-    fn late(&self, node: UpstreamId, way: FetchWay, budget: Duration) -> Duration {
-        let took = self.rows.get(&(node, way)).and_then(|row| row.took);
-        took.map_or(budget / 8, |took| (took * 4).clamp(budget / 40, budget / 4))
-    }
-
-    /// Records a useful answer and how long it took.
-    pub(super) fn works(&mut self, node: UpstreamId, way: FetchWay, took: Duration) {
-        let row = self.rows.entry((node, way)).or_default();
-        *row = Row {
-            took: Some(took),
-            ..Row::default()
-        };
-    }
-
-    /// Records a failure. Returns `true` if it puts off a way that was not put off before; renewing an expired put-off
-    /// returns `false`.
-    pub(super) fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, clock: Duration) -> bool {
-        let row = self.rows.entry((node, way)).or_default();
-        let of_the_block = matches!(
-            why,
-            AttemptError::Unavailable | AttemptError::Pruned | AttemptError::TooLong
-        );
-        row.strikes += u32::from(!of_the_block);
-        let waits = match why {
-            _ if of_the_block => return false,
-            AttemptError::Throttled => PUT_OFF_THROTTLED,
-            AttemptError::NotServed => PUT_OFF,
-            _ if row.strikes >= STRIKES => PUT_OFF,
-            _ => return false,
-        };
-        if row.put_off.as_ref().is_some_and(|put_off| clock < put_off.until) {
-            return false;
-        }
-        let wait = waits.after(row.put_off.as_ref().map(|put_off| put_off.wait));
-        let first = row.put_off.is_none();
-        row.put_off = Some(PutOff {
-            until: clock + wait,
-            wait,
-            ends_with_connection: why == AttemptError::NotServed,
-        });
-        first
     }
 }
 

@@ -221,7 +221,7 @@ impl Pool {
         reshaped.joined = starts.len();
         // In one step, so that the log gives the removal as the reason if the one in use leaves at once.
         let mut roster = Roster(members);
-        self.let_go(&mut roster);
+        self.remove_leavers(&mut roster);
         self.set_roster(roster);
         starts.into_iter().for_each(Start::start);
         reshaped
@@ -234,14 +234,14 @@ impl Pool {
         }
         let _one_at_a_time = self.reshaping.lock();
         let mut roster = Roster::clone(&self.roster.load());
-        if self.let_go(&mut roster) {
+        if self.remove_leavers(&mut roster) {
             self.set_roster(roster);
         }
     }
 
     /// Removes the upstreams from the roster that may leave now, one after the other, since each removal can change whether
     /// the next one may. Returns `true` if there were any.
-    fn let_go(&self, roster: &mut Roster) -> bool {
+    fn remove_leavers(&self, roster: &mut Roster) -> bool {
         let before = roster.len();
         for id in roster.ids() {
             let Some(member) = roster.get(id).filter(|member| self.can_leave(roster, member)) else {
