@@ -126,8 +126,16 @@ pub fn serve(
 impl Drop for Session {
     fn drop(&mut self) {
         if self.has_session {
-            let keeps = !matches!(self.writer.phase(), Phase::Closing(reason) | Phase::Flushing(reason) if reason.loses_events());
-            self.services.registry.close_session(self.writer.id(), keeps);
+            let reason = match self.writer.phase() {
+                Phase::Closing(reason) | Phase::Flushing(reason) => Some(reason),
+                Phase::Open => None,
+            };
+            let keeps = !reason.is_some_and(CloseReason::loses_events);
+            let says_so = !keeps || reason == Some(CloseReason::PositionLost);
+            let is_noticed = says_so && self.writer.is_acknowledged();
+            self.services
+                .registry
+                .close_session(self.writer.id(), keeps, is_noticed);
         }
         let own = self.subscriptions.iter().map(|(subscription, _)| subscription);
         self.services.registry.unsubscribe_all(own);

@@ -46,7 +46,7 @@ pub enum Wish {
 }
 
 impl Wish {
-    fn filter(self) -> Value {
+    pub fn filter(self) -> Value {
         match self {
             Self::All => json!({}),
             Self::Transfers => {
@@ -56,7 +56,7 @@ impl Wish {
         }
     }
 
-    fn wants(self, log: &Log) -> bool {
+    pub fn wants(self, log: &Log) -> bool {
         match self {
             Self::All => true,
             Self::Transfers => {

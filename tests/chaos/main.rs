@@ -15,12 +15,16 @@
 
 mod chain;
 mod client;
+#[path = "../shared/event_response.rs"]
+mod event_response;
+mod event_source;
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
 mod node;
 mod process;
 mod proxy;
+mod session;
 mod view;
 mod world;
 
@@ -58,6 +62,7 @@ async fn chaos_costs_no_client_an_event() {
     let Some(mut world) = World::start(seed, 2, 12).await else {
         return;
     };
+    world.add_sessions_and_event_sources();
     say(&format!("chaos: seed {seed}, {seconds} s"));
     let faults = Faults::run(&mut world, Duration::from_secs(seconds)).await;
     let reckoning = world.reckon().await;
@@ -75,6 +80,9 @@ async fn chaos_costs_no_client_an_event() {
     ));
     if std::env::var_os("CHAOS_KEEP").is_some() {
         say(&format!("chaos: log and diaries in {}", reckoning.keep().display()));
+    }
+    for words in &reckoning.others {
+        say(&format!("chaos: {words}"));
     }
     say(&format!(
         "chaos: {seconds} s, {} faults ({}), {} clients, {} events: {}",

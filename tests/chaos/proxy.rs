@@ -53,6 +53,16 @@ impl Proxy {
         self.is_up().await;
     }
 
+    /// Ends the process as a service is ended, and restarts it after `down`.
+    pub async fn restart(&self, down: Duration) {
+        let mut process = self.process.lock().await;
+        self.has_not_ended(&mut process);
+        timeout(START, process.terminate()).await.expect("the proxy drains");
+        sleep(down).await;
+        *process = spawn(self.port, self.admin, &self.upstreams, &self.log);
+        self.is_up().await;
+    }
+
     /// Stops the process with SIGSTOP, and continues it with SIGCONT after `duration`.
     pub async fn freeze(&self, duration: Duration) {
         let process = self.process.lock().await;
@@ -119,6 +129,7 @@ impl Proxy {
 
 fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
     let binary = std::env::var_os("PROXY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_headwater").into(), PathBuf::from);
+    let positions = log.with_file_name("positions");
     let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(binary);
     command
@@ -139,8 +150,10 @@ fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
             ("HEADWATER_DELIVERY_NOTSENT_LOWAT", "4 KiB"),
             // Small, so that clients that return late need blocks that must be fetched.
             ("HEADWATER_HISTORY_BLOCKS", "24"),
+            ("HEADWATER_SHUTDOWN_GRACE", "2s"),
             ("HEADWATER_LOG_FILTER", "info,headwater=debug"),
         ])
+        .env("HEADWATER_SESSIONS_FILE", positions)
         .stdout(Stdio::null())
         .stderr(Stdio::from(log));
     Process::start(&mut command)

@@ -14,9 +14,11 @@ use tokio::time::sleep;
 
 use crate::chain::{Chain, Emission, Step};
 use crate::client::{Client, Ended, Wish};
+use crate::event_source::EventSource;
 use crate::history::Verdict;
 use crate::node::{self, Node};
 use crate::proxy::Proxy;
+use crate::session::SessionClient;
 use crate::view::Kinds;
 
 /// Number of the last block before the clients start; no reorg goes below it.
@@ -31,6 +33,8 @@ pub struct World {
     pub nodes: Vec<Arc<Node>>,
     pub proxy: Arc<Proxy>,
     pub clients: Vec<Client>,
+    sessions: Vec<SessionClient>,
+    sources: Vec<EventSource>,
     timestamp: u64,
     pub reorgs: u64,
     directory: TempDir,
@@ -40,6 +44,8 @@ pub struct World {
 pub struct Reckoning {
     pub verdict: Verdict,
     pub clients: Vec<(String, Ended)>,
+    /// Descriptions of the clients with sessions and of event streams.
+    pub others: Vec<String>,
     pub events: u64,
     log: PathBuf,
     seed: u64,
@@ -89,6 +95,8 @@ impl World {
             proxy: Arc::new(start_proxy(directory.path(), &all, seed).await),
             nodes: all,
             clients: Vec::new(),
+            sessions: Vec::new(),
+            sources: Vec::new(),
             timestamp: genesis + 1,
             reorgs: 0,
             directory,
@@ -107,6 +115,19 @@ impl World {
             world.clients.push(client);
         }
         Some(world)
+    }
+
+    /// Starts clients with sessions, and of server-sent events, whose connections also end by themselves.
+    pub fn add_sessions_and_event_sources(&mut self) {
+        let port = self.proxy.port;
+        self.sessions = vec![
+            SessionClient::start(Wish::All, port),
+            SessionClient::start(Wish::Transfers, port),
+        ];
+        self.sources = vec![
+            EventSource::start("heads", FIRST + 1, port),
+            EventSource::start("logs", FIRST + 1, port),
+        ];
     }
 
     fn emissions(&mut self) -> Vec<Emission> {
@@ -200,11 +221,19 @@ impl World {
                 late.push(client.name.clone());
             }
         }
+        let have_arrived = || {
+            let sessions = self.sessions.iter().all(|client| client.has_arrived(&canonical));
+            sessions && self.sources.iter().all(|source| source.has_arrived(&canonical))
+        };
+        while Instant::now() < end && !have_arrived() {
+            sleep(Duration::from_millis(100)).await;
+        }
         // Long enough for unexpected events to arrive.
         sleep(Duration::from_millis(500)).await;
         let mut reckoning = Reckoning {
             verdict: Verdict::default(),
             clients: Vec::new(),
+            others: Vec::new(),
             events: 0,
             log: self.proxy.log.clone(),
             _directory: self.directory,
@@ -216,6 +245,12 @@ impl World {
             reckoning.events += ended.diary.events;
             reckoning.verdict.merge(ended.check(&canonical));
             reckoning.clients.push((name, ended));
+        }
+        let sessions = self.sessions.into_iter().map(|client| client.stop(&canonical));
+        let sources = self.sources.into_iter().map(|source| source.stop(&canonical));
+        for (verdict, words) in sessions.chain(sources) {
+            reckoning.verdict.merge(verdict);
+            reckoning.others.push(words);
         }
         for name in late {
             crate::say(&format!("{name} did not get the last block within {ARRIVE:?}"));

@@ -43,12 +43,19 @@ pub struct Blocks {
     /// Parent of the oldest of these blocks, or of the block that was taken back last. `blockLogs` that resumed has all
     /// blocks up to its start, and takes these back too, one after the other; `None` for one that began live.
     pub before: Option<B256>,
+    /// `true` if the stream resumed before its first block came: then any block may be the newest.
+    begins_anywhere: bool,
 }
 
 impl Blocks {
-    /// Begins a connection that goes on behind these blocks.
-    pub fn resume(&mut self) {
-        self.before = self.list.first().map(|block| block.parent);
+    /// Begins a connection, which goes on behind these blocks if it resumes.
+    pub fn begin(&mut self, resumes: bool) {
+        if let Some(first) = self.list.first() {
+            self.before = Some(first.parent);
+        } else if !resumes {
+            self.before = None;
+        }
+        self.begins_anywhere = resumes && self.list.is_empty() && self.before.is_none();
     }
 
     /// Returns the hash of the newest block.
@@ -64,7 +71,7 @@ impl Blocks {
         let own = message.received();
         let (number, last) = (own.number, self.last().or(self.before));
         if message.removed {
-            if last != Some(own.hash) {
+            if last != Some(own.hash) && !(self.begins_anywhere && last.is_none()) {
                 return Err(format!("block {number} was taken back, and is not the newest"));
             }
             if self.list.pop().is_none() {

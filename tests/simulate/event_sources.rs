@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use crate::blocks::{BlockShape, Blocks};
 use crate::client::{self, HeadShape, LogShape};
 use crate::consumer::{Consumer, Counts};
+use crate::event_response::{self, Response};
 use crate::fleet::Progress;
 use crate::history::{self, Canonical, Log, Record, Start, Told};
 use crate::plan::{Kind, Plan, Selection};
@@ -318,18 +319,12 @@ impl Task {
                 Start::Live
             },
         });
-        if resumes {
-            diary.story.blocks.resume();
-        }
+        diary.story.blocks.begin(resumes);
     }
 
     /// Takes a block of lines; returns `true` if the stream ends with it.
     fn receive(&self, block: &str) -> bool {
-        let field = |name: &str| {
-            block
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-        };
+        let field = |name| event_response::field(block, name);
         let mut diary = self.diary.lock();
         let diary = &mut *diary;
         let over = match (field("event"), field("data")) {
@@ -398,91 +393,5 @@ impl Story {
             record.told.push(told);
         }
         Ok(())
-    }
-}
-
-/// Response that is read in parts.
-struct Response {
-    socket: TcpStream,
-    raw: Vec<u8>,
-    text: String,
-    is_chunked: bool,
-    is_over: bool,
-}
-
-impl Response {
-    fn new(socket: TcpStream) -> Self {
-        Self {
-            socket,
-            raw: Vec::new(),
-            text: String::new(),
-            is_chunked: false,
-            is_over: false,
-        }
-    }
-
-    /// Reads once; `false` at the end.
-    async fn read(&mut self) -> bool {
-        self.socket.read_buf(&mut self.raw).await.is_ok_and(|read| read > 0)
-    }
-
-    /// Reads the head, and the body too if it is no stream; `None` if the connection ends before.
-    async fn status(&mut self) -> Option<u16> {
-        let end = loop {
-            if let Some(end) = self.raw.windows(4).position(|four| four == b"\r\n\r\n") {
-                break end;
-            }
-            if !self.read().await {
-                return None;
-            }
-        };
-        let head: Vec<u8> = self.raw.drain(..end + 4).collect();
-        let head = String::from_utf8(head).ok()?.to_ascii_lowercase();
-        self.is_chunked = head.contains("transfer-encoding: chunked");
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        if status != 200 {
-            let len = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            let len = len.map_or(0, |len| len.trim().parse::<usize>().unwrap());
-            while self.raw.len() < len && self.read().await {}
-            self.text = String::from_utf8_lossy(&self.raw).into_owned();
-        }
-        Some(status)
-    }
-
-    /// Moves complete chunks to the text.
-    fn unwrap_body(&mut self) {
-        if !self.is_chunked {
-            self.text.push_str(&String::from_utf8_lossy(&self.raw));
-            self.raw.clear();
-            return;
-        }
-        while let Some(at) = self.raw.windows(2).position(|two| two == b"\r\n") {
-            let len = usize::from_str_radix(std::str::from_utf8(&self.raw[..at]).unwrap(), 16).unwrap();
-            if self.raw.len() < at + 4 + len {
-                break;
-            }
-            let chunk: Vec<u8> = self.raw.drain(..at + 4 + len).collect();
-            self.is_over |= len == 0;
-            self.text
-                .push_str(std::str::from_utf8(&chunk[at + 2..at + 2 + len]).unwrap());
-        }
-    }
-
-    /// Returns the next block of lines; `None` at the end of the stream, without the rest.
-    async fn block(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.text.find("\n\n") {
-                let block = self.text[..end].to_owned();
-                self.text.drain(..end + 2);
-                return Some(block);
-            }
-            self.unwrap_body();
-            if self.text.contains("\n\n") {
-                continue;
-            }
-            if self.is_over || !self.read().await {
-                return None;
-            }
-        }
     }
 }

@@ -19,6 +19,8 @@ mod blocks;
 mod client;
 mod clock;
 mod consumer;
+#[path = "../shared/event_response.rs"]
+mod event_response;
 mod event_sources;
 mod features;
 mod fleet;

@@ -237,6 +237,10 @@ impl Task {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(Some(frame)))) => {
                     self.closed(frame.code.into(), &frame.reason);
+                    // The answer leaves with the next call; a program may end before.
+                    if self.rng.random_ratio(3, 4) {
+                        while let Some(Ok(_)) = socket.next().await {}
+                    }
                     return None;
                 }
                 _ => return None,

@@ -195,7 +195,7 @@ impl Task {
             if let Some(last) = diary.blocks.last() {
                 options["after"] = json!({ "blockHash": last });
             }
-            diary.blocks.resume();
+            diary.blocks.begin(options.get("after").is_some());
         }
         let resumes = options.get("after").is_some();
         let complete = self.diary.lock().blocks.list.len();

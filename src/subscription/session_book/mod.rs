@@ -5,11 +5,12 @@
 //! that received it. Its pong confirms the places that were reached when the mark was sent. When the connection ends,
 //! the places stay for a while, and a repeated subscription goes on from there ([`Delivered`]).
 //!
-//! Bounds: sessions, and bytes, each in total and with a share for each account ([`share`]); marks that are not confirmed,
+//! Bounds: sessions, and bytes, each in total and with a share for each account ([`share`](crate::shares::share)); marks that are not confirmed,
 //! per session. A session without a connection makes room, the oldest of its account first: when its client returns, it is
 //! closed once with 1012, as after a restart. An account that has more than another makes no room for itself there.
 
 mod key;
+mod room;
 mod saved;
 mod session;
 mod token;
@@ -28,7 +29,6 @@ use super::subscriber::ClientKey;
 use crate::chain::{BlockRef, Delivered, SentExtent};
 use crate::clock::Moment;
 use crate::delivery::{Recipient, SubscriptionId};
-use crate::shares::share;
 
 /// Most marks of one connection that are on their way: with more, the next block's mark confirms for these too.
 const MAX_MARKS: usize = 8;
@@ -145,8 +145,8 @@ impl<P: Copy> SessionBook<P> {
             if let Some(displaced) = displaced {
                 self.close(displaced, now, true);
             }
+            let is_lost = self.sessions.get_mut(&key).is_some_and(Session::repeats_notice);
             self.connect(key, client);
-            let is_lost = false;
             return Ok(Opened { displaced, is_lost });
         }
         self.make_room(&key, SESSION_BYTES, 1, unix)?;
@@ -154,6 +154,9 @@ impl<P: Copy> SessionBook<P> {
         let may_be_known = key.token.made() < self.started || key.token.made() <= forgot_at;
         let is_lost = may_be_known || !key.token.is_fresh(unix);
         self.insert(key.clone(), now, Vec::new());
+        if is_lost && let Some(session) = self.sessions.get_mut(&key) {
+            session.notify();
+        }
         self.connect(key, client);
         let displaced = None;
         Ok(Opened { displaced, is_lost })
@@ -168,6 +171,7 @@ impl<P: Copy> SessionBook<P> {
             slots,
             marks: VecDeque::new(),
             next_mark: 0,
+            notices: 0,
         };
         self.next_order += 1;
         let account = self.accounts.entry(key.account.clone()).or_default();
@@ -200,6 +204,9 @@ impl<P: Copy> SessionBook<P> {
             return;
         };
         let before = session.bytes();
+        if !keeps {
+            session.notify();
+        }
         session.client = None;
         session.marks.clear();
         for slot in &mut session.slots {
@@ -229,79 +236,14 @@ impl<P: Copy> SessionBook<P> {
         self.connected_bytes -= before;
     }
 
-    /// Forgets sessions whose time without a connection is over; `unix` is the time in seconds since 1970.
-    pub(super) fn expire(&mut self, now: Moment, unix: u64) {
-        let mut over = Vec::new();
-        for (name, account) in &self.accounts {
-            for token in account.stored.values() {
-                let key = SessionKey {
-                    account: name.clone(),
-                    token: token.clone(),
-                };
-                match self.sessions.get(&key) {
-                    Some(session) if now.since(session.left_at) < self.limits.keep => break,
-                    _ => over.push(key),
-                }
-            }
+    /// Like [`Self::close`] after a close frame which says that positions are lost, and which the client has answered: it
+    /// certainly knows, and is not closed again.
+    pub(super) fn close_noticed(&mut self, client: ClientKey, now: Moment, keeps: bool) {
+        let key = self.connected.get(&client).cloned();
+        self.close(client, now, keeps);
+        if let Some(session) = key.and_then(|key| self.sessions.get_mut(&key)) {
+            session.notices = 0;
         }
-        over.iter().for_each(|key| self.remove(key));
-        let is_used = |account: &Account| account.sessions > 0 || token::is_fresh(account.forgot_at, unix);
-        self.accounts.retain(|_, account| is_used(account));
-    }
-
-    fn remove(&mut self, key: &SessionKey) {
-        let Some(session) = self.sessions.remove(key) else {
-            return;
-        };
-        self.bytes -= session.bytes();
-        if let Some(account) = self.accounts.get_mut(&key.account) {
-            account.sessions -= 1;
-            account.bytes -= session.bytes();
-            account.stored.remove(&session.order);
-        }
-    }
-
-    /// Makes room for so many bytes and sessions of this account: its own sessions without a connection leave for its share,
-    /// those of an account that has more for the whole.
-    fn make_room(&mut self, key: &SessionKey, bytes: usize, sessions: usize, unix: u64) -> Result<(), NoRoom> {
-        let SessionLimits { max, max_bytes, .. } = self.limits;
-        loop {
-            let account = self.accounts.get(&key.account);
-            let (own_sessions, own_bytes) = account.map_or((0, 0), |own| (own.sessions, own.bytes));
-            let (connected, connected_bytes) = account.map_or((0, 0), |own| (own.connected(), own.connected_bytes));
-            let share_of_sessions = share(max, self.connected.len() - connected);
-            let share_of_bytes = share(max_bytes, self.connected_bytes - connected_bytes);
-            let victim = if own_sessions + sessions > share_of_sessions || own_bytes + bytes > share_of_bytes {
-                self.oldest_of(&key.account)
-            } else if self.sessions.len() + sessions > max {
-                self.oldest_of_largest(&key.account, sessions, |account| account.sessions)
-            } else if self.bytes + bytes > max_bytes {
-                self.oldest_of_largest(&key.account, bytes, |account| account.bytes)
-            } else {
-                return Ok(());
-            };
-            let victim = victim.ok_or(NoRoom)?;
-            self.remove(&victim);
-            if let Some(account) = self.accounts.get_mut(&victim.account) {
-                account.forgot_at = unix;
-            }
-        }
-    }
-
-    /// Returns the oldest session without a connection of the account that has most; of `own`, unless another one has more
-    /// than that would have with `more`.
-    fn oldest_of_largest(&self, own: &Arc<str>, more: usize, size: impl Fn(&Account) -> usize) -> Option<SessionKey> {
-        let own_size = self.accounts.get(own).map_or(0, &size) + more;
-        let with_stored = self.accounts.iter().filter(|(_, account)| !account.stored.is_empty());
-        let larger = with_stored.filter(|(_, account)| size(account) > own_size);
-        let largest = larger.max_by_key(|(_, account)| size(account));
-        self.oldest_of(largest.map_or(own, |(name, _)| name))
-    }
-
-    fn oldest_of(&self, account: &Arc<str>) -> Option<SessionKey> {
-        let (_, token) = self.accounts.get(account)?.stored.first_key_value()?;
-        let (account, token) = (account.clone(), token.clone());
-        Some(SessionKey { account, token })
     }
 
     fn session(&mut self, client: ClientKey) -> Option<&mut Session<P>> {
@@ -400,8 +342,11 @@ impl<P: Copy> SessionBook<P> {
         );
     }
 
-    /// Forgets a claimed position.
+    /// Forgets a claimed position, which is lost: its client is closed for it.
     pub(super) fn forget_claim(&mut self, client: ClientKey, claim: &Claim) {
+        if let Some(session) = self.session(client) {
+            session.notify();
+        }
         self.drop_slot(client, |slot| slot.number == claim.slot);
     }
 
