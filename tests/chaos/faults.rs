@@ -12,9 +12,9 @@ use crate::chain::MAX_DEPTH;
 use crate::client::Whim;
 use crate::world::{Reckoning, World};
 
-/// Maximum wait of a client for its next event: the longest outages of both nodes and of the proxy in sequence, plus
+/// Maximum wait of a client for its next event: the longest outages of both nodes and of the proxy in sequence, one of them a restart, plus
 /// the proxy's own time limits. The bound detects hangs; the actual waits are printed.
-pub const HANG: Duration = Duration::from_secs(40);
+pub const HANG: Duration = Duration::from_secs(45);
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

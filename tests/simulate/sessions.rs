@@ -25,6 +25,7 @@ use crate::consumer::{Consumer, Counts};
 use crate::fleet::Progress;
 use crate::history::{self, Canonical, Log, Record, Start, Told};
 use crate::plan::Plan;
+use crate::trailing::Level;
 
 /// Pause before the client reconnects.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -82,7 +83,8 @@ impl SessionClient {
             ends,
             rng,
             cuts: 0,
-            may_lose: plan.may_lose_continuity(),
+            // A reorg may reach below a level of finality.
+            may_lose: plan.may_lose_continuity() || wants.level() != Level::Head,
             bulky: plan.is_bulky(),
         };
         tokio::spawn(task.run());
@@ -287,8 +289,7 @@ impl Task {
     fn lost(&self, words: &str) {
         let mut diary = self.diary.lock();
         let is_new = !diary.established;
-        let is_final = words.contains("delivered as final");
-        if !is_new && !is_final && !self.may_lose {
+        if !is_new && !self.may_lose {
             diary
                 .complaints
                 .push(format!("closed with {words:?}, and history reaches far enough"));
