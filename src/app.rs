@@ -36,6 +36,7 @@ use crate::subscription::{self, Replays, SavedSessions, dispatch};
 use crate::telemetry::{AccessLog, AccessLogError, Metrics, Tracer};
 use crate::tls::Certificate;
 use crate::upstream::{self, Endpoint, Pool};
+use crate::webhooks::Webhooks;
 
 /// A failed start; one line with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -300,6 +301,7 @@ impl App {
         );
         let services = Arc::new(services.extended(extension));
         running.send_replace(Some(services.clone()));
+        let webhooks = Webhooks::start(services.clone(), config.webhooks);
         let readiness = Readiness::new(
             services.clone(),
             pool.clone(),
@@ -314,6 +316,7 @@ impl App {
             published: published.clone(),
             readiness: readiness.clone(),
             reload: follower.as_ref().map(Follower::handle),
+            webhooks: webhooks.clone(),
             usage,
         });
         let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
@@ -321,6 +324,7 @@ impl App {
             services: services.clone(),
             pool: pool.clone(),
             published,
+            webhooks: webhooks.clone(),
             registry: metrics_registry,
             readiness: readiness.clone(),
             access: Access::new(config.admin_token, admin_address),
@@ -367,7 +371,7 @@ impl App {
         if let Some(follower) = follower {
             critical.spawn(named(
                 "reload",
-                follower.run(services.clone(), certificate, pool.clone()),
+                follower.run(services.clone(), certificate, pool.clone(), webhooks.clone()),
             ));
         }
 
@@ -387,6 +391,7 @@ impl App {
         readiness.shut_down();
         closing.cancel();
         running.send_replace(None);
+        webhooks.stop().await;
         services.clients.drain(config.grace).await;
         if let Ok(tasks) = serving.await
             && tokio::time::timeout(Duration::from_secs(1), tasks.wait())

@@ -36,7 +36,7 @@
 //!
 //! The paths meet at the client's queue, at the pool of upstreams, and at the published chain (`chain::Published`): the
 //! registry applies events to it, rpc answers calls from it. `module` serves both to other jsonrpsee servers of the program,
-//! by sessions and calls within the process.
+//! by sessions and calls within the process; `webhooks` posts the events of such sessions to receivers.
 //!
 //! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` has
 //! the event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the details of the wire protocol that
@@ -93,6 +93,8 @@ pub mod extension;
 
 pub mod module;
 
+pub mod webhooks;
+
 pub mod rpc;
 
 pub mod admin;
@@ -108,6 +110,7 @@ pub mod content_coding;
 pub mod deflate;
 #[cfg(test)]
 mod documents;
+mod file_replacement;
 pub mod jsonrpc;
 #[cfg(test)]
 mod layers;

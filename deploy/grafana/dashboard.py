@@ -234,6 +234,18 @@ def panels():
     p.graph("Events of unknown subscriptions", "Events of subscriptions at a node that headwater did not make; it ends each.",
             (total(rate("upstream_ownerless_events_total"), "instance"), "{{instance}}"), unit="cps", width=8)
 
+    p.row("Webhooks")
+    p.graph("Age of the oldest batch", "Time since the batch under way was made, by webhook: a line that climbs is a receiver that fails.",
+            (metric("webhook_lag_seconds"), "{{webhook}} {{instance}}"), unit="s", width=6)
+    p.graph("Events accepted", "Events that receivers have accepted.",
+            (total(rate("webhook_events_total"), "webhook"), "{{webhook}}"), unit="cps", width=6)
+    p.graph("Requests to receivers", "By outcome: accepted, failed (sent again), gone (the receiver answered 410).",
+            (total(rate("webhook_attempts_total"), "webhook, outcome"), "{{webhook}} {{outcome}}"), unit="reqps", width=6)
+    p.graph("Given up, gaps, disabled", "Events among the dead letters and gaps within an hour, and webhooks that are disabled.",
+            (f"sum by (webhook) (increase({metric('webhook_dead_events_total')}[1h]))", "dead {{webhook}}"),
+            (f"sum by (webhook) (increase({metric('webhook_gaps_total')}[1h]))", "gaps {{webhook}}"),
+            (f"max by (webhook) ({metric('webhook_disabled')})", "disabled {{webhook}}"), width=6)
+
     p.row("Fleet")
     p.graph("Difference of heads", "Blocks between the instance that is ahead and the one that is behind.",
             (f"max by (job) ({metric('head_number')}) - min by (job) ({metric('head_number')})", "{{job}}"), unit="none", width=6)

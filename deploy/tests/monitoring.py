@@ -179,6 +179,7 @@ SILENT = {
     "headwater_session_claims_total": "no client of a session returns",
     "headwater_access_log_dropped_total": "no access log is written",
     "headwater_spans_dropped_total": "no spans are exported",
+    "headwater_webhook_": "there is no webhook",
 }
 
 

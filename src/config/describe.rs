@@ -23,6 +23,7 @@ pub(super) fn keys_of(section: &str) -> Vec<String> {
     match section.split_once('.') {
         Some(("plans", _)) => keys().filter_map(|key| key.strip_prefix("limits.")).map(own).collect(),
         Some(("keys", _)) => named("keys.NAME.").map(own).collect(),
+        Some(("webhooks", _)) => named("webhooks.NAME.").map(own).collect(),
         Some(("upstream", _)) => named("upstream[].").map(own).collect(),
         _ => Vec::new(),
     }

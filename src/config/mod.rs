@@ -6,6 +6,7 @@
 mod changes;
 mod describe;
 mod difference;
+mod hooks;
 mod load;
 mod policy;
 mod schema;
@@ -31,6 +32,7 @@ use crate::telemetry::trace::Sampling;
 use crate::telemetry::{AccessLogSettings, Destination, LogFormat};
 use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
+use crate::webhooks::HookSettings;
 
 use url::Url;
 
@@ -96,6 +98,8 @@ pub struct Config {
     pub access_log: Option<AccessLogSettings>,
     /// Export of spans; `None` if it is off.
     pub tracing: Option<OtlpSettings>,
+    /// Webhooks; replaced by a reload.
+    pub webhooks: Vec<HookSettings>,
     /// Settings of the embedded chain, used if there is no upstream.
     pub devnet: crate::devnet::Config,
 }
@@ -278,6 +282,7 @@ impl Config {
             log_filter: typed.log.filter.clone(),
             access_log: access_log(&typed.log)?,
             tracing: tracing(&typed.tracing)?,
+            webhooks: hooks::check(&typed.webhooks)?,
             devnet: crate::devnet::Config {
                 seed: typed.devnet.seed,
                 block_time: Some(positive("devnet.block_time", typed.devnet.block_time)?),

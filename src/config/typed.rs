@@ -40,6 +40,7 @@ pub struct Config {
     pub plans: BTreeMap<String, Plan>,
     pub auth: Auth,
     pub keys: BTreeMap<String, Key>,
+    pub webhooks: BTreeMap<String, Webhook>,
     pub delivery: Delivery,
     pub memory: Memory,
     pub keepalive: Keepalive,
@@ -72,6 +73,7 @@ impl Default for Config {
             plans: BTreeMap::new(),
             auth: Auth::default(),
             keys: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
             delivery: Delivery::default(),
             memory: Memory::default(),
             keepalive: Keepalive::default(),
@@ -292,6 +294,30 @@ pub struct Key {
     pub subscriptions: Option<Vec<String>>,
     pub origins: Option<Vec<String>>,
     pub addresses: Option<Vec<String>>,
+}
+
+/// One webhook; see [`crate::webhooks`]. `None` takes the default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Webhook {
+    pub url: String,
+    pub stream: Option<String>,
+    pub secret_file: Option<String>,
+    pub state: Option<String>,
+    pub batch: Option<usize>,
+    pub batch_bytes: Option<ByteSize>,
+    #[serde(default, with = "humantime_serde")]
+    pub timeout: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub retry_max: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub retry_for: Option<Duration>,
+    pub dead_letters: Option<String>,
+    pub dead_letters_bytes: Option<ByteSize>,
+    #[serde(default)]
+    pub allow_private: bool,
+    pub ca: Option<String>,
 }
 
 section!(Delivery, "Delivery of events." {

@@ -251,6 +251,7 @@ impl Account {
             Identity::Network(network) => network.to_string(),
             Identity::Connection(number) => format!("connection {number}"),
             Identity::Within(number) => format!("connection {number} of the embedding program"),
+            Identity::Webhook(name) => format!("webhook {name}"),
         }
     }
 
@@ -435,7 +436,9 @@ impl Accounts {
             let own = account.terms.load().usage.take();
             match &account.identity {
                 _ if own.is_zero() => {}
-                Identity::Key(_) | Identity::Token { .. } => *sums.entry(account.label()).or_default() += own,
+                Identity::Key(_) | Identity::Token { .. } | Identity::Webhook(_) => {
+                    *sums.entry(account.label()).or_default() += own
+                }
                 Identity::Network(_) | Identity::Connection(_) | Identity::Within(_) => anonymous += own,
             }
         }

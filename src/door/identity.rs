@@ -24,6 +24,8 @@ pub enum Identity {
     Connection(u64),
     /// Number of a connection to the embedding program's own server, which limits its clients itself.
     Within(u64),
+    /// Name of a webhook, which the settings bound.
+    Webhook(Arc<str>),
 }
 
 /// IPv4 address, or the /64 of an IPv6 address: a /64 belongs to one customer.

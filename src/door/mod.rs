@@ -325,8 +325,17 @@ impl Door {
     /// Admits a connection of the embedding program's own server, which has identified and limited its client.
     #[must_use]
     pub fn admit_within(&self, connection: u64) -> Pass {
+        self.admit_own(Identity::Within(connection))
+    }
+
+    /// Admits the session of a webhook.
+    #[must_use]
+    pub fn admit_webhook(&self, name: &Arc<str>) -> Pass {
+        self.admit_own(Identity::Webhook(name.clone()))
+    }
+
+    fn admit_own(&self, identity: Identity) -> Pass {
         let policy = self.policy.load();
-        let identity = Identity::Within(connection);
         let rights = Arc::new(policy.anonymous.within());
         Pass {
             account: self.accounts.open_within(identity, rights),

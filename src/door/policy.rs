@@ -48,7 +48,7 @@ impl Policy {
                 self.plans.get(plan).cloned()
             }
             Identity::Network(_) | Identity::Connection(_) => (!self.auth.required).then(|| self.anonymous.clone()),
-            Identity::Within(_) => Some(Arc::new(self.anonymous.within())),
+            Identity::Within(_) | Identity::Webhook(_) => Some(Arc::new(self.anonymous.within())),
         }
     }
 

@@ -25,11 +25,22 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// Stream that a request is for.
 #[derive(Debug)]
-pub(super) struct EventsRequest {
+pub struct EventsRequest {
     /// Parameters of `eth_subscribe`.
-    pub(super) params: Box<RawValue>,
+    pub params: Box<RawValue>,
     /// Id behind which the stream begins.
-    pub(super) id: Option<String>,
+    pub id: Option<String>,
+}
+
+/// Start of the stream of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamStart {
+    /// That of the query.
+    AsWritten,
+    /// The next event, whatever the query says.
+    Live,
+    /// Behind this id, whatever the query says.
+    Behind(String),
 }
 
 /// Checks if the path of a request is that of streams of events; an API key may follow.
@@ -95,6 +106,22 @@ impl EventsRequest {
             .transpose()
             .map_err(|_| invalid("Last-Event-ID is no id of this stream"))?;
         query.request(last)
+    }
+
+    /// Reads the query of a stream without an HTTP request.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn of_query(query: &str, start: &StreamStart) -> Result<Self, ErrorObjectOwned> {
+        let mut query = Query::read(query)?;
+        match start {
+            StreamStart::AsWritten => query.request(None),
+            StreamStart::Live => {
+                query.0.retain(|(name, _)| name != "after" && name != "fromBlock");
+                query.request(None)
+            }
+            StreamStart::Behind(id) => query.request(Some(id)),
+        }
     }
 }
 

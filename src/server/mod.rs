@@ -15,6 +15,7 @@ mod request_body;
 mod response_body;
 mod write_timeout;
 
+pub use events::{EventsRequest, StreamStart};
 // For users of the upgrade without the rest of the server: the echo server of `make autobahn`, and the fuzz targets.
 pub use handshake::{check as check_upgrade, is_upgrade};
 #[cfg(test)]

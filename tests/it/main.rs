@@ -63,4 +63,5 @@ mod tracing;
 mod transactions;
 mod tree;
 mod upstreams;
+mod webhooks;
 mod wire;

@@ -398,7 +398,7 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ("devnet.logs_per_transaction", "Embedded chain: logs per transaction."),
 ];
 
-/// Keys of the sections `[plans.NAME]` and `[keys.NAME]` and of tables in `upstream`: key, example, description.
+/// Keys of the sections `[plans.NAME]`, `[keys.NAME]` and `[webhooks.NAME]`, and of tables in `upstream`: key, example, description.
 pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
     (
         "upstream[].address",
@@ -456,9 +456,66 @@ pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
         "[\"10.0.0.0/8\"]",
         "Client networks (CIDR) from which the key may be used.",
     ),
+    (
+        "webhooks.NAME.url",
+        "\"https://hooks.example/headwater\"",
+        "Address to which events are posted, signed as the Standard Webhooks specification says (docs/webhooks.md). Redirects are not followed.",
+    ),
+    (
+        "webhooks.NAME.stream",
+        "\"kind=logs&address=0x00000000000000000000000000000000000000aa\"",
+        "Stream, as the query of /events has it (docs/server-sent-events.md): kind, filter, finality or confirmations, include, and fromBlock for the first start. Required.",
+    ),
+    (
+        "webhooks.NAME.secret_file",
+        "\"/etc/headwater/hook.secret\"",
+        "File with the secret (whsec_ and base64 of 24 to 64 bytes), or two on two lines during a rotation: each signs. Required.",
+    ),
+    (
+        "webhooks.NAME.state",
+        "\"/var/lib/headwater/hook.state\"",
+        "File of the position and of the batch under way, one for each webhook. Required.",
+    ),
+    ("webhooks.NAME.batch", "100", "Most events of a request."),
+    (
+        "webhooks.NAME.batch_bytes",
+        "\"1 MiB\"",
+        "Bytes of events at which a request is complete; one more is gathered meanwhile.",
+    ),
+    ("webhooks.NAME.timeout", "\"15s\"", "Time limit of a request."),
+    (
+        "webhooks.NAME.retry_max",
+        "\"5m\"",
+        "Longest wait between two attempts: waits begin at 1s and double, with jitter.",
+    ),
+    (
+        "webhooks.NAME.retry_for",
+        "\"1day\"",
+        "Time from the first attempt after which a batch goes to the dead letters, and the next one is sent.",
+    ),
+    (
+        "webhooks.NAME.dead_letters",
+        "\"/var/lib/headwater/hook.dead\"",
+        "File of batches that were given up, a line of JSON each; without it, the file of state with .dead behind its name.",
+    ),
+    (
+        "webhooks.NAME.dead_letters_bytes",
+        "\"64 MiB\"",
+        "Length at which that file takes the place of the one before it (.old).",
+    ),
+    (
+        "webhooks.NAME.allow_private",
+        "false",
+        "Allows receivers on loopback, private, link-local and other addresses that are not public.",
+    ),
+    (
+        "webhooks.NAME.ca",
+        "\"/etc/headwater/ca.pem\"",
+        "PEM file with certificate authorities trusted for the receiver, in addition to the system's.",
+    ),
 ];
 
-/// A node, a plan and a key as comments, for the end of the example file.
+/// A node, a plan, a key and a webhook as comments, for the end of the example file.
 pub(super) const NAMED_EXAMPLE: &str = "
 # A node with options: an archive node that gets only the calls that no other node can take.
 #
@@ -479,4 +536,12 @@ pub(super) const NAMED_EXAMPLE: &str = "
 # subscriptions = [\"newHeads\", \"logs\"]
 # origins = [\"https://app.example\"]
 # addresses = [\"10.0.0.0/8\"]
+#
+# Webhooks are sections with names that you choose, too.
+#
+# [webhooks.transfers]
+# url = \"https://hooks.example/headwater\"
+# stream = \"kind=logs&address=0x00000000000000000000000000000000000000aa\"
+# secret_file = \"/etc/headwater/hook.secret\"
+# state = \"/var/lib/headwater/hook.state\"
 ";
