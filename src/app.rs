@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::devnet::Devnet;
 use crate::door::{Door, unix_now};
 use crate::extension::{self, Extension};
+use crate::fleet::Fleet;
 use crate::module;
 use crate::operator::{self, OperatorServer as _, OperatorService, UsageFileError, UsageLog};
 use crate::otlp::Exporter;
@@ -288,7 +289,7 @@ impl App {
         if !config.door.auth.required && config.door.auth.is_used() {
             info!("clients without a key or token are served too: set auth.required = true to refuse them");
         }
-        let door = Door::new(config.door, clock);
+        let (door, fleet) = Fleet::join(config.fleet, Door::new(config.door, clock), clock, &metrics);
         let extension = Extension::new(methods, config.rpc.max_response_bytes, metrics.clone());
         let services = Services::new(
             registry.clone(),
@@ -299,7 +300,7 @@ impl App {
             metrics.clone(),
             clock,
         );
-        let services = Arc::new(services.extended(extension));
+        let services = Arc::new(services.extended(extension).in_fleet(fleet.clone()));
         running.send_replace(Some(services.clone()));
         let webhooks = Webhooks::start(services.clone(), config.webhooks);
         let readiness = Readiness::new(
@@ -356,6 +357,9 @@ impl App {
         ));
         critical.spawn(named("levels", replays.follow_levels()));
         critical.spawn(named("admin", admin::serve(admin_listener, admin, config.admin_hosts)));
+        if let Some(fleet) = fleet {
+            critical.spawn(named("fleet", fleet.run(pool.clone())));
+        }
         critical.spawn(named("operator", operator.clone().run()));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {

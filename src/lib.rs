@@ -24,6 +24,9 @@
 //!                > upstream::routing              sent to a node
 //!          < delivery::writer                     answers and events share one queue
 //!
+//! fleet    fleet         exchange > ledger        edges report their clients' use to roots, which answer with others'
+//!            > door                                a debt, which the account works off
+//!
 //! operator admin         listener > access        pages, the live one too, and who may use the API
 //!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
 //!
@@ -90,6 +93,8 @@ pub mod door;
 pub mod session;
 
 pub mod extension;
+
+pub mod fleet;
 
 pub mod module;
 

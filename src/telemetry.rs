@@ -1,6 +1,7 @@
 //! Metrics, the journal of notable events, the access log, spans, and the setup of the log.
 
 mod access_log;
+mod fleet;
 mod journal;
 mod log_setup;
 mod readings;
@@ -21,6 +22,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogSettings, Carrier, Destination};
+pub use fleet::FleetMetrics;
 pub use journal::{Entry, Event, Journal, unix_millis};
 pub use log_setup::{LogFormat, init_log};
 pub use readings::{Reading, Readings, quantile};
@@ -166,6 +168,8 @@ pub struct Metrics {
     pub session_claims: Family<OutcomeLabel, Counter>,
     /// Webhooks.
     pub webhooks: WebhookMetrics,
+    /// Exchange of quotas with other headwaters.
+    pub fleet: FleetMetrics,
     /// Notable events, for the operator's API.
     pub journal: Journal,
     /// Records of single requests, as far as they are on.
@@ -236,6 +240,7 @@ impl Metrics {
             session_positions: Gauge::default(),
             session_claims: Family::default(),
             webhooks: WebhookMetrics::default(),
+            fleet: FleetMetrics::default(),
             journal: Journal::default(),
             recorder: Recorder::default(),
             upstream_labels: Mutex::default(),
@@ -454,6 +459,7 @@ impl Metrics {
             metrics.spans_dropped.clone(),
         );
         metrics.webhooks.register(r);
+        metrics.fleet.add_to(r);
         (metrics, registry)
     }
 

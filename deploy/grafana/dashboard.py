@@ -255,6 +255,13 @@ def panels():
     p.graph("Reloads", "Reloads of the configuration within ten minutes, by outcome.",
             (f"sum by (instance, outcome) (increase({metric('config_reloads_total')}[10m]))", "{{outcome}} {{instance}}"), width=6)
     p.graph("Restarts", "Restarts within an hour.", (f"resets({metric('connections_total')}[1h])", "{{instance}}"), width=6)
+    p.graph("Members", "Other headwaters whose quotas hold together with those of the instance, and instances that hear none although they should.",
+            (metric("fleet_members"), "members {{instance}}"), (metric("fleet_alone"), "alone {{instance}}"), width=8)
+    p.graph("Reports", "Reports of use between edges and roots, by outcome.",
+            (total(rate("fleet_reports_total"), "instance", "outcome"), "{{outcome}} {{instance}}"), unit="cps", width=8)
+    p.graph("Use elsewhere", "Units of requests that clients used at other headwaters, and accounts for which there was no room.",
+            (total(rate("fleet_foreign_units_total"), "instance"), "units {{instance}}"),
+            (total(rate("fleet_dropped_accounts_total"), "instance"), "no room {{instance}}"), unit="cps", width=8)
     p.graph("Records lost", "Lines missing in the access log, and spans that were not exported, per second.",
             (f"sum by (instance, reason) ({rate('access_log_dropped_total')})", "lines {{reason}} {{instance}}"),
             (f"sum by (instance, reason) ({rate('spans_dropped_total')})", "spans {{reason}} {{instance}}"), width=24)

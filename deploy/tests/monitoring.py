@@ -180,6 +180,7 @@ SILENT = {
     "headwater_access_log_dropped_total": "no access log is written",
     "headwater_spans_dropped_total": "no spans are exported",
     "headwater_webhook_": "there is no webhook",
+    "headwater_fleet_reports_total": "quotas are not shared",
 }
 
 

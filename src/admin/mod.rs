@@ -218,6 +218,10 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
             "subscriptions": state.subscriptions,
         })
     });
+    let fleet = admin.services.fleet.as_ref().map(|fleet| {
+        let state = fleet.state();
+        json!({"members": state.members, "accounts": state.accounts})
+    });
     let page = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": admin.readiness.check().is_ok(),
@@ -227,6 +231,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         "finality": levels.collect::<Vec<_>>(),
         "upstreams": upstreams,
         "webhooks": admin.webhooks.status(),
+        "fleet": fleet,
     });
     ([(header::CONTENT_TYPE, "application/json")], format!("{page:#}\n"))
 }

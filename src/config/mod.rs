@@ -21,7 +21,8 @@ use std::time::Duration;
 use crate::admin::AdminToken;
 use crate::chain::HistorySettings;
 use crate::delivery::WriterLimits;
-use crate::door::{Hosts, Policy};
+use crate::door::{AccountSecret, Hosts, Policy};
+use crate::fleet::FleetSettings;
 use crate::method_pattern::Patterns;
 use crate::otlp::OtlpSettings;
 use crate::rpc::RpcSettings;
@@ -41,6 +42,12 @@ pub use describe::{example, reference};
 pub use difference::{Change, Effect, differences};
 pub use load::{Flags, load};
 pub use schema::schema;
+
+/// Shortest interval between two exchanges of quotas.
+const LEAST_EXCHANGE: Duration = Duration::from_millis(50);
+
+/// Shortest secret of a fleet, in characters.
+const LEAST_SECRET: usize = 32;
 
 /// An unusable configuration; one line that names the key and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +83,8 @@ pub struct Config {
     pub server: ServerSettings,
     /// Bounds of the positions of sessions.
     pub positions: SessionLimits,
+    /// Exchange of quotas with other headwaters; `None` if it is off.
+    pub fleet: Option<FleetSettings>,
     /// File for the positions of sessions over a restart.
     pub positions_file: Option<PathBuf>,
     /// Settings of each session.
@@ -254,6 +263,7 @@ impl Config {
                 max: at_least("sessions.max", typed.sessions.max, 1)?,
                 max_bytes: bytes("memory.sessions", typed.memory.sessions, 64 << 10)?,
             },
+            fleet: fleet(&typed.fleet)?,
             positions_file: file(&typed.sessions.file),
             session: SessionSettings {
                 silence_timeout: typed.keepalive.silence_timeout,
@@ -318,6 +328,39 @@ fn upstream(typed: &typed::Upstream) -> Result<Node, ConfigError> {
             ..node(&own.address)?
         }),
     }
+}
+
+fn fleet(typed: &typed::Fleet) -> Result<Option<FleetSettings>, ConfigError> {
+    const KEY: &str = "fleet.secret_file";
+    if typed.exchange < LEAST_EXCHANGE {
+        return Err(bad("fleet.exchange", &"must be at least 50ms"));
+    }
+    if typed.secret_file.is_empty() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&typed.secret_file).map_err(|why| {
+        bad(
+            KEY,
+            &format_args!(
+                "cannot read {}: {why}; create it with `openssl rand -hex 32`",
+                typed.secret_file
+            ),
+        )
+    })?;
+    let secret = text.trim();
+    if secret.len() < LEAST_SECRET {
+        return Err(bad(
+            KEY,
+            &format_args!(
+                "{} holds less than {LEAST_SECRET} characters: create it with `openssl rand -hex 32`",
+                typed.secret_file
+            ),
+        ));
+    }
+    Ok(Some(FleetSettings {
+        secret: AccountSecret::new(secret.as_bytes()),
+        exchange: typed.exchange,
+    }))
 }
 
 fn access_log(typed: &typed::Log) -> Result<Option<AccessLogSettings>, ConfigError> {

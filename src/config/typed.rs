@@ -36,6 +36,7 @@ pub struct Config {
     pub history: History,
     pub subscriptions: Subscriptions,
     pub sessions: Sessions,
+    pub fleet: Fleet,
     pub limits: Limits,
     pub plans: BTreeMap<String, Plan>,
     pub auth: Auth,
@@ -69,6 +70,7 @@ impl Default for Config {
             history: History::default(),
             subscriptions: Subscriptions::default(),
             sessions: Sessions::default(),
+            fleet: Fleet::default(),
             limits: Limits::default(),
             plans: BTreeMap::new(),
             auth: Auth::default(),
@@ -319,6 +321,12 @@ pub struct Webhook {
     pub allow_private: bool,
     pub ca: Option<String>,
 }
+
+section!(Fleet, "Quotas that hold for several headwaters." {
+    secret_file: String = String::new(),
+    #[serde(with = "humantime_serde")]
+    exchange: Duration = Duration::from_millis(100),
+});
 
 section!(Delivery, "Delivery of events." {
     #[serde(with = "humantime_serde")]

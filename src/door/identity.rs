@@ -28,6 +28,22 @@ pub enum Identity {
     Webhook(Arc<str>),
 }
 
+impl Identity {
+    /// Returns bytes that differ from those of any other identity; `None` for a number that means nothing to another
+    /// process.
+    pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
+        Some(match self {
+            Self::Key(digest) => [&[1], &digest.to_bytes()[..]].concat(),
+            Self::Token { subject, plan } => {
+                let length = (subject.len() as u64).to_be_bytes();
+                [&[2], &length[..], subject.as_bytes(), plan.as_bytes()].concat()
+            }
+            Self::Network(Network(prefix, is_v6)) => [&[3, u8::from(*is_v6)], &prefix.to_be_bytes()[..]].concat(),
+            Self::Connection(_) | Self::Within(_) => return None,
+        })
+    }
+}
+
 /// IPv4 address, or the /64 of an IPv6 address: a /64 belongs to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(u64, bool);

@@ -7,6 +7,8 @@
 //!                   +--------- Faults ----+
 //! ```
 //!
+//! [`tree`] does the same to two roots and three edges, between which clients move.
+//!
 //! `cargo test --test chaos` runs for seconds, `make chaos` for minutes. The seed decides what happens, but not to the
 //! millisecond: these are real processes.
 
@@ -21,10 +23,12 @@ mod event_source;
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
+mod link;
 mod node;
 mod process;
 mod proxy;
 mod session;
+mod tree;
 mod view;
 mod world;
 

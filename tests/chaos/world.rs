@@ -47,9 +47,9 @@ pub struct Reckoning {
     /// Descriptions of the clients with sessions and of event streams.
     pub others: Vec<String>,
     pub events: u64,
-    log: PathBuf,
-    seed: u64,
-    _directory: TempDir,
+    pub logs: Vec<PathBuf>,
+    pub seed: u64,
+    pub _directory: TempDir,
 }
 
 const HEADS: Kinds = Kinds {
@@ -111,7 +111,7 @@ impl World {
         let turns = WISHES.iter().cycle().zip(1..);
         for ((name, kinds, wish), number) in turns.take(clients) {
             let name = format!("{number} ({name})");
-            let client = Client::start(name, *kinds, *wish, FIRST + 1, world.proxy.port);
+            let client = Client::start(name, *kinds, *wish, FIRST + 1, vec![world.proxy.port]);
             world.clients.push(client);
         }
         Some(world)
@@ -235,7 +235,7 @@ impl World {
             clients: Vec::new(),
             others: Vec::new(),
             events: 0,
-            log: self.proxy.log.clone(),
+            logs: vec![self.proxy.log.clone()],
             _directory: self.directory,
             seed: self.seed,
         };
@@ -264,7 +264,7 @@ async fn start_proxy(directory: &Path, nodes: &[Arc<Node>], seed: u64) -> Proxy 
     let scheme = |at: usize| if at > 0 && seed.is_multiple_of(3) { "http" } else { "ws" };
     let upstreams = nodes.iter().enumerate();
     let upstreams = upstreams.map(|(at, node)| format!("{}://{}", scheme(at), node.address()));
-    Proxy::start(directory, &upstreams.collect::<Vec<_>>()).await
+    Proxy::start(directory, "proxy", &upstreams.collect::<Vec<_>>(), None).await
 }
 
 impl Reckoning {
@@ -291,7 +291,9 @@ impl Reckoning {
         let name = format!("chaos-seed-{}-{}", self.seed, std::process::id());
         let kept = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&kept).unwrap();
-        std::fs::copy(&self.log, kept.join("proxy.log")).unwrap();
+        for log in &self.logs {
+            std::fs::copy(log, kept.join(log.file_name().unwrap())).unwrap();
+        }
         for (name, ended) in &self.clients {
             let mut file = BufWriter::new(File::create(kept.join(format!("{name}.txt"))).unwrap());
             ended.diary.write(&mut file).unwrap();

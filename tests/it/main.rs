@@ -22,6 +22,7 @@ mod envelope;
 mod events;
 mod extension;
 mod finality;
+mod fleet;
 mod frames;
 mod grammar;
 mod granted;

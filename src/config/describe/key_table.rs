@@ -142,6 +142,14 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "File that keeps the positions of sessions over a graceful restart of the same version: written at the end, read and removed at the start. Empty, or after an upgrade: they are lost, and each client is closed once with 1012.",
     ),
     (
+        "fleet.secret_file",
+        "File with a secret of at least 32 characters, the same at all headwaters of a tree, read at the start: quotas then hold for all of them together (docs/several.md). Empty: each headwater's quotas are its own.",
+    ),
+    (
+        "fleet.exchange",
+        "Interval at which an edge reports its clients' use to its roots and takes that of others; at least 50ms.",
+    ),
+    (
         "limits.max_connections",
         "Open connections. When all are taken, a newcomer displaces the idlest connection (those without subscriptions first) of the network (IPv4 /24, IPv6 /48) and address with most connections, which is closed with 1013; if none has more than the newcomer, the newcomer gets HTTP 429.",
     ),
