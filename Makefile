@@ -172,6 +172,10 @@ $(HELM):
 	@echo "installing helm $(HELM_VERSION), two minutes"
 	@GOBIN=$(abspath $(@D)) CGO_ENABLED=0 nice -n 10 $(GO) install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
 
+.PHONY: compose
+compose: build $(DEPLOY_READY) ## the compose files: references, settings, configurations (and docker's own reading, where it has compose)
+	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/compose.py
+
 .PHONY: schema
 schema: build $(DEPLOY_READY) ## the JSON Schema of the configuration: its verdicts are those of check-config
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/schema.py
