@@ -52,6 +52,15 @@ pub struct BudgetLabel {
     pub budget: &'static str,
 }
 
+/// Labels such as `coding="gzip",stage="before"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PackedLabel {
+    /// Name of the content coding.
+    pub coding: &'static str,
+    /// `before` or `after` compression.
+    pub stage: &'static str,
+}
+
 /// A label such as `outcome="result"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
@@ -95,6 +104,8 @@ pub struct Metrics {
     pub bytes_out: Counter,
     /// Bytes that compression saved on clients' sockets.
     pub bytes_saved: Counter,
+    /// Bytes of HTTP answers that were compressed, before and after.
+    pub packed_bytes: Family<PackedLabel, Counter>,
     /// Bytes read from clients' sockets.
     pub bytes_in: Counter,
     /// Seconds from the arrival of the node's message to the write on the client's socket.
@@ -202,6 +213,7 @@ impl Metrics {
             deliveries: Family::default(),
             bytes_out: Counter::default(),
             bytes_saved: Counter::default(),
+            packed_bytes: Family::default(),
             bytes_in: Counter::default(),
             // 50 microseconds to 13 seconds.
             delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
@@ -298,6 +310,11 @@ impl Metrics {
             "saved_bytes",
             "Bytes that compression saved on the way to WebSocket clients",
             metrics.bytes_saved.clone(),
+        );
+        r.register(
+            "packed_answer_bytes",
+            "Bytes of HTTP answers that were compressed, before and after, by coding",
+            metrics.packed_bytes.clone(),
         );
         r.register(
             "received_bytes",
@@ -461,6 +478,14 @@ impl Metrics {
         metrics.webhooks.register(r);
         metrics.fleet.add_to(r);
         (metrics, registry)
+    }
+
+    /// Counts an HTTP answer that was compressed, by its bytes before and after.
+    pub fn count_packed(&self, coding: &'static str, before: usize, after: usize) {
+        for (stage, bytes) in [("before", before), ("after", after)] {
+            let label = PackedLabel { coding, stage };
+            self.packed_bytes.get_or_create(&label).inc_by(bytes as u64);
+        }
     }
 
     /// Counts refusals under this reason.

@@ -204,6 +204,8 @@ def panels():
     p.graph("Bytes", "Bytes of WebSocket clients, and bytes that compression saved.",
             (total(rate("sent_bytes_total")), "sent"), (total(rate("received_bytes_total")), "received"),
             (total(rate("saved_bytes_total")), "saved"), unit="Bps", width=8)
+    p.graph("Compressed HTTP answers", "Bytes of HTTP answers that were compressed, before and after.",
+            (total(rate("packed_answer_bytes_total"), "coding, stage"), "{{coding}} {{stage}}"), unit="Bps", width=8)
     p.graph("Time of a call", "Duration of calls forwarded to nodes.",
             *((quantile(share, "forward_seconds"), name) for share, name in ((0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"))),
             unit="s", width=8)

@@ -26,7 +26,7 @@ use crate::fleet::FleetSettings;
 use crate::method_pattern::Patterns;
 use crate::otlp::OtlpSettings;
 use crate::rpc::RpcSettings;
-use crate::server::ServerSettings;
+use crate::server::{Http2, Http2Settings, ServerSettings};
 use crate::session::{KeepaliveSettings, SessionSettings};
 use crate::subscription::{ReplaySettings, SessionLimits};
 use crate::telemetry::trace::Sampling;
@@ -174,6 +174,7 @@ impl Config {
                     certificate,
                     key,
                     client_ca,
+                    http2: typed.server.http2 != Http2::Off,
                 };
                 Some(files.load().map_err(|why| bad("tls", &why))?)
             }
@@ -253,6 +254,13 @@ impl Config {
                 write_deadline: positive("delivery.write_deadline", delivery.write_deadline)?,
                 compression: delivery.compression == typed::Compression::On,
                 http_compression: typed.server.http_compression == typed::Compression::On,
+                http2: Http2Settings {
+                    offered: typed.server.http2,
+                    max_streams: u32::try_from(at_least("server.http2_streams", typed.server.http2_streams, 1)?)
+                        .map_err(|_| bad("server.http2_streams", &"must be below 4,294,967,296"))?,
+                    ping_interval: positive("keepalive.ping_interval", typed.keepalive.ping_interval)?,
+                    silence_timeout: typed.keepalive.silence_timeout,
+                },
                 proxied: typed.server.proxy_protocol,
                 tls: certificate,
             },

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::chain::Verify;
 use crate::door::{CredentialSource, Development, ForwardedHeader, PUBLIC, Unknown};
 use crate::otlp::Protocol;
+use crate::server::Http2;
 use crate::telemetry::LogFormat;
 use crate::upstream::{NodeCompression, Share};
 
@@ -382,6 +383,8 @@ section!(Server, "Admission of clients." {
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
     http_compression: Compression = Compression::On,
+    http2: Http2 = Http2::On,
+    http2_streams: usize = 128,
     proxy_protocol: bool = false,
     reuse_port: bool = false,
 });

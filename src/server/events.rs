@@ -9,6 +9,7 @@ use http::{HeaderName, Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::exchange::Exchange;
 use super::http_response::{retry_after, share};
 use super::response_body::Body;
 use crate::delivery::{CloseReason, event_stream};
@@ -348,7 +349,7 @@ impl Refused {
 
 /// Returns the bytes of a response on a connection that ends with it. The stream is not chunked: its frames go to the
 /// socket as they are.
-pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>) -> Bytes {
+pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>, exchange: &Exchange) -> Bytes {
     let (mut head, body) = match outcome {
         Ok(()) => (begun(), Bytes::new()),
         Err(why) => {
@@ -364,6 +365,7 @@ pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>)
     if let Some(page) = page {
         share(&mut head, page);
     }
+    exchange.headed(&mut head, "answered", body.len() as u64);
     let status = head.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -380,6 +382,7 @@ pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{Carrier, Recorder};
 
     fn read(query: &str, last: Option<&str>) -> Result<(String, Option<String>), String> {
         let mut request = Request::builder().uri(format!("/events?{query}"));
@@ -490,7 +493,10 @@ mod tests {
     #[test]
     fn an_error_has_a_status_and_a_reason_in_json() {
         let gone = error(RESOURCE_NOT_FOUND, "cannot resume: too old");
-        let text = raw(Err(gone.into()), Some(HeaderValue::from_static("https://a.example")));
+        let request = Request::builder().uri("/events").body(()).unwrap();
+        let exchange = Exchange::begin(&request, Carrier::Http, false, &Recorder::default());
+        let page = Some(HeaderValue::from_static("https://a.example"));
+        let text = raw(Err(gone.into()), page, &exchange);
         let text = String::from_utf8(text.to_vec()).unwrap();
         assert!(text.starts_with("HTTP/1.1 410 Gone\r\n"), "{text}");
         assert!(

@@ -30,6 +30,7 @@ mod handshake;
 mod harness;
 mod heights;
 mod hostile;
+mod http2;
 mod http_compression;
 mod keys;
 mod lanes;

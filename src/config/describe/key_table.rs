@@ -319,6 +319,14 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "on: HTTP answers of 1 KiB and more are sent with zstd or gzip to clients that accept it, and cached ones are compressed once for all; off: as they are.",
     ),
     (
+        "server.http2",
+        "on: HTTP/2 over TLS (ALPN), and without TLS to clients that begin with it (prior knowledge); tls: over TLS only; off: HTTP/1.1 alone. WebSocket over HTTP/2 is RFC 8441.",
+    ),
+    (
+        "server.http2_streams",
+        "Most streams of an HTTP/2 connection at a time: requests, WebSockets and streams of events. Each of the last two counts as one more connection of its client.",
+    ),
+    (
         "server.proxy_protocol",
         "Requires a PROXY protocol header, version 2, at the start of every connection: it gives the client's address. Only for ports that only a load balancer can reach.",
     ),

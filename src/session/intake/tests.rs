@@ -120,6 +120,8 @@ impl Rig {
                 services: &services,
                 pass: &pass,
                 connection: None,
+                places: None,
+                place: None,
             },
         )
     }
