@@ -101,9 +101,6 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send {
     let form = (Framing::WebSocket, compression);
     let mut session = Session::new(socket, early, pass, form, services.clone());
-    if let Some(record) = &record {
-        record.opened();
-    }
     session.record = record;
     if let Some(token) = token {
         session.open(token);

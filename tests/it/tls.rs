@@ -36,7 +36,7 @@ impl Authority {
         Self { folder, issuer }
     }
 
-    pub fn ca(&self) -> PathBuf {
+    fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 

@@ -235,7 +235,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Returns the time at which a limit may be reached.
     fn next_round(&self) -> Instant {
         let settings = self.connection.settings();
-        let idle = if self.is_ending { LINGER } else { settings.header_timeout };
+        let idle = if self.is_ending {
+            LINGER
+        } else {
+            settings.header_timeout
+        };
         let idle = self.idle_since.unwrap_or_else(Instant::now) + idle;
         let (at, is_awaited) = self.pinged;
         let limit = match is_awaited {

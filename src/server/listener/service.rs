@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL,
+    UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body as HyperBody, Incoming};
@@ -25,12 +26,12 @@ use super::{Http2, HttpConnection, Open, ServerShared, StreamSeat, http2};
 use crate::delivery::{Compression, Pipe, Socket};
 use crate::door::{ConnectionSlot, Pass, Refusal};
 use crate::server::exchange::Exchange;
+use crate::server::permessage_deflate::Agreement;
 use crate::server::response_body::Body;
 use crate::server::write_timeout::WriteTimeout;
-use crate::server::permessage_deflate::Agreement;
 use crate::server::{events, handshake, http_response, http_rpc, permessage_deflate};
 use crate::session::{self, SessionToken};
-use crate::telemetry::Carrier;
+use crate::telemetry::{Carrier, RequestRecord};
 
 /// Longest head of a request, in bytes.
 pub(super) const MAX_HEAD: usize = 16 << 10;
@@ -54,7 +55,8 @@ impl HttpConnection {
         };
         if self.is_http2() {
             // As many as there are clients with streams.
-            kept.places.retain(|place| place.strong_count() > 0 && place.as_ptr() != Arc::as_ptr(&own));
+            kept.places
+                .retain(|place| place.strong_count() > 0 && place.as_ptr() != Arc::as_ptr(&own));
             kept.places.push(Arc::downgrade(&own));
         }
         kept.place = Some(own.clone());
@@ -169,8 +171,8 @@ where
     // A stream keeps the connection in use. Over HTTP/2 the task of its stream does.
     let is_stream = !connection.is_http2()
         && admitted
-        .as_ref()
-        .is_ok_and(|response| matches!(response.body(), Body::Stream(_)));
+            .as_ref()
+            .is_ok_and(|response| matches!(response.body(), Body::Stream(_)));
     seat.end(is_stream);
     let outcome = admitted.as_ref().map_or_else(|why| why.label(), |_| "answered");
     // Only a connection with a place among its client's may stay open, or their number would not be bounded.
@@ -314,6 +316,12 @@ fn tell_agreed(headers: &mut HeaderMap, extension: Option<Agreement>, subprotoco
     }
 }
 
+fn opened(record: Option<&RequestRecord>, status: StatusCode) {
+    if let Some(record) = record {
+        record.opened(status.as_u16());
+    }
+}
+
 /// Begins a session on a stream of HTTP/2; its bytes are the body of the response.
 fn tunnel(
     headers: &HeaderMap,
@@ -327,6 +335,7 @@ fn tunnel(
     let compression = extension.map_or(Compression::None, |agreed| agreed.compression);
     let (own, theirs) = Pipe::pair();
     let (services, record) = (shared.services.clone(), exchange.record().cloned());
+    opened(record.as_deref(), StatusCode::OK);
     let session = session::serve(own.into(), Bytes::new(), pass, (compression, token), services, record);
     shared.tasks.spawn(async move {
         session.await;
@@ -355,7 +364,10 @@ fn upgrade<B>(
     let record = exchange.record().cloned();
     tasks.spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(bare) {
-            Ok((socket, early)) => session::serve(socket, early, pass, (compression, token), services, record).await,
+            Ok((socket, early)) => {
+                opened(record.as_deref(), StatusCode::SWITCHING_PROTOCOLS);
+                session::serve(socket, early, pass, (compression, token), services, record).await;
+            }
             Err(error) => debug!("upgrade: {error}"),
         }
         drop((open, place));

@@ -109,7 +109,11 @@ impl Peer {
 
     /// Opens a stream of events, which must begin.
     pub async fn events(&mut self, query: &str, last: &str) -> Events {
-        let headers: &[_] = if last.is_empty() { &[] } else { &[("last-event-id", last)] };
+        let headers: &[_] = if last.is_empty() {
+            &[]
+        } else {
+            &[("last-event-id", last)]
+        };
         let request = request(Method::GET, &format!("/events?{query}"), headers);
         let response = within("a stream", self.send(request, "").await).await.unwrap();
         assert_eq!(response.status(), 200);

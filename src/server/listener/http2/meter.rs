@@ -17,8 +17,8 @@ const BURST: f64 = 2_000.0;
 /// Frames that a client may send each second.
 const RATE: f64 = 200.0;
 
-/// Bytes sent for which a client may return one more frame.
-const BYTES_PER_FRAME: f64 = 1_024.0;
+/// Bytes sent for which a client may return one more frame: some open the windows of stream and connection for each event.
+const BYTES_PER_FRAME: f64 = 128.0;
 
 /// Bytes read in a row before other tasks get their turn.
 const TURN: usize = 64 << 10;
@@ -227,7 +227,7 @@ mod tests {
         assert!(own.spend(2_000, start));
         let later = start + Duration::from_secs(1);
         assert!(own.spend(200, later));
-        own.sent(100 << 10);
+        own.sent(12_800);
         assert!(own.spend(100, later) && !own.spend(1, later));
     }
 }

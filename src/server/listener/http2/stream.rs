@@ -40,7 +40,10 @@ pub(super) async fn serve(
         true => (None, Some(body)),
         false => (Some(body), None),
     };
-    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = head
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     let request = Request::from_parts(head, RequestBody { stream: body, length });
     let responding = async {
         match method {
@@ -105,10 +108,7 @@ impl HyperBody for RequestBody {
     type Data = Bytes;
     type Error = h2::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(None);
         };
