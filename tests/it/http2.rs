@@ -3,6 +3,7 @@
 mod peer;
 mod real;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -16,6 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use self::peer::{Peer, post, request, rest, whole};
 use crate::harness::{PATIENCE, Rig, eventually, node_with_logs_of, within};
+use crate::tls::Authority;
 use crate::wire::{CHAIN_ID, CHAIN_ID_ANSWER, FORWARDED, FORWARDED_ANSWER};
 
 /// Head of a connection, and a frame of settings.
@@ -38,7 +40,6 @@ async fn many_requests_at_once_on_one_connection() {
     let mut peer = Peer::connect(rig.address).await;
     let mut waiting = Vec::new();
     for id in 0..300 {
-        // Read as they come: h2 bounds the frames that nobody reads.
         let response = peer.send(post(), call(id)).await;
         waiting.push((id, tokio::spawn(whole(response))));
     }
@@ -215,6 +216,21 @@ async fn web_sockets_share_a_connection_with_requests() {
         text(&mut other).await,
         format!("[{}]", vec![CHAIN_ID_ANSWER; 90].join(","))
     );
+}
+
+#[tokio::test]
+async fn over_tls_a_client_chooses_it_by_alpn() {
+    let authority = Authority::new();
+    let rig = authority.rig(|_| {}).await;
+    let mut config = (*authority.client(None)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = crate::tls::handshake(&rig.proxy, Arc::new(config)).await.unwrap();
+    assert_eq!(socket.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    let mut peer = Peer::over(socket, &Builder::new()).await;
+    assert_eq!(peer.post(CHAIN_ID).await, CHAIN_ID_ANSWER);
+    let (mut socket, _) = peer.web_socket(&[]).await.unwrap();
+    socket.send(FORWARDED.into()).await.unwrap();
+    assert_eq!(text(&mut socket).await, FORWARDED_ANSWER);
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ impl Authority {
     }
 }
 
-async fn handshake(proxy: &Proxy, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn handshake(proxy: &Proxy, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(proxy.address).await?;
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(config).connect(name, tcp).await

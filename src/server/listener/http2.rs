@@ -1,7 +1,7 @@
 //! HTTP/2 connections: requests and sessions on streams of one connection.
 //!
 //! ```text
-//! preface  tells a connection without TLS that speaks HTTP/2
+//! preface  finds connections without TLS that speak HTTP/2
 //! meter    counts frames that carry nothing, and gives other tasks their turn
 //! stream   one stream: its request, its response, or a WebSocket
 //! ```
@@ -67,6 +67,10 @@ const STREAM_WINDOW: u32 = 64 << 10;
 /// Window of a connection, in bytes.
 const CONNECTION_WINDOW: u32 = 256 << 10;
 
+/// Budget of h2 for small DATA frames that no stream has taken yet: 256 bytes less their length for each. A burst of short
+/// messages that is read in one turn (16 KiB of frames with a byte each) must fit.
+const SMALL_FRAMES: usize = 512 << 10;
+
 /// Streams that a client resets before they are taken; more end the connection (CVE-2023-44487).
 const MAX_UNTAKEN_RESETS: usize = 20;
 
@@ -100,6 +104,7 @@ fn builder(settings: Http2Settings) -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(CHUNK)
+        .data_frame_budget(SMALL_FRAMES)
         .max_pending_accept_reset_streams(MAX_UNTAKEN_RESETS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .enable_connect_protocol();

@@ -307,7 +307,7 @@ fn agreed(headers: &HeaderMap, shared: &ServerShared) -> (Option<Agreement>, Opt
     (extension, handshake::subprotocol(headers, listed))
 }
 
-fn tell_agreed(headers: &mut HeaderMap, extension: Option<Agreement>, subprotocol: Option<HeaderValue>) {
+fn insert_agreed(headers: &mut HeaderMap, extension: Option<Agreement>, subprotocol: Option<HeaderValue>) {
     if let Some(agreed) = subprotocol {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, agreed);
     }
@@ -342,7 +342,7 @@ fn tunnel(
         drop(seat);
     });
     let mut response = Response::new(Body::Stream(theirs));
-    tell_agreed(response.headers_mut(), extension, subprotocol);
+    insert_agreed(response.headers_mut(), extension, subprotocol);
     response
 }
 
@@ -379,7 +379,7 @@ fn upgrade<B>(
     if let Ok(accept) = HeaderValue::from_str(accept) {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
-    tell_agreed(headers, extension, subprotocol);
+    insert_agreed(headers, extension, subprotocol);
     response
 }
 

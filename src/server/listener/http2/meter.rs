@@ -20,8 +20,8 @@ const RATE: f64 = 200.0;
 /// Bytes sent for which a client may return one more frame: some open the windows of stream and connection for each event.
 const BYTES_PER_FRAME: f64 = 128.0;
 
-/// Bytes read in a row before other tasks get their turn.
-const TURN: usize = 64 << 10;
+/// Bytes read in a row before other tasks get their turn, those of the streams among them.
+const TURN: usize = 16 << 10;
 
 /// Length of the client's preface, in bytes.
 const PREFACE: usize = 24;
