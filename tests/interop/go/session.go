@@ -20,7 +20,7 @@ type seen struct {
 }
 
 // docs/sessions.md
-func follow(client *rpc.Client, to any, params ...any) event.Subscription {
+func subscribe(client *rpc.Client, to any, params ...any) event.Subscription {
 	return event.Resubscribe(time.Second, func(ctx context.Context) (event.Subscription, error) {
 		return client.EthSubscribe(ctx, to, params...)
 	})
@@ -36,8 +36,8 @@ func session(url string, slow time.Duration) error {
 		return err
 	}
 	heads, logs := make(chan seen, 1<<16), make(chan seen, 1<<16)
-	follow(client, heads, "newHeads")
-	follow(client, logs, "logs", object{})
+	subscribe(client, heads, "newHeads")
+	subscribe(client, logs, "logs", object{})
 	for {
 		select {
 		case head := <-heads:
