@@ -2,13 +2,15 @@
 //! generated.
 
 mod key_table;
+mod named_keys;
 
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::Value;
 
-use self::key_table::NAMED_EXAMPLE;
-pub(super) use self::key_table::{KEYS, NAMED};
+pub(super) use self::key_table::KEYS;
+pub(super) use self::named_keys::NAMED;
+use self::named_keys::NAMED_EXAMPLE;
 use super::{changes, schema, typed};
 
 /// Returns all keys, dotted.

@@ -33,7 +33,7 @@ pub struct EventsRequest {
     pub id: Option<String>,
 }
 
-/// Start of the stream of a query.
+/// Start of a query's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamStart {
     /// That of the query.
@@ -115,13 +115,13 @@ impl EventsRequest {
     /// As [`Self::read`].
     pub fn of_query(query: &str, start: &StreamStart) -> Result<Self, ErrorObjectOwned> {
         let mut query = Query::read(query)?;
+        let is_live = *start == StreamStart::Live;
+        query
+            .0
+            .retain(|(name, _)| !is_live || (name != "after" && name != "fromBlock"));
         match start {
-            StreamStart::AsWritten => query.request(None),
-            StreamStart::Live => {
-                query.0.retain(|(name, _)| name != "after" && name != "fromBlock");
-                query.request(None)
-            }
             StreamStart::Behind(id) => query.request(Some(id)),
+            StreamStart::AsWritten | StreamStart::Live => query.request(None),
         }
     }
 }

@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::dead_letters::{self, DeadLetter};
-use super::event_text::{Item, TooLong};
+use super::event_text::Item;
 use super::feed::{Feed, NoFeed};
 use super::hook::{Act, Answer, Hook};
+use super::number_behind;
 use super::receiver::{Posted, Receiver};
 use super::settings::HookSettings;
+use super::source::{Came, Opening, Source};
 use super::state_file::{HookState, StateLock};
 use super::status::{HookCell, HookPhase};
 use crate::backoff::Doubling;
@@ -23,9 +25,6 @@ use crate::server::StreamStart;
 use crate::session::Services;
 use crate::subscription::{ResumePoint, resume_point};
 use crate::telemetry::{WebhookLabel, WebhookOutcomeLabel, unix_millis};
-
-/// Time for which a feed may wait while its events find no room; then it is dropped, and opened again at its position.
-const UNREAD: Duration = Duration::from_secs(1);
 
 /// Time for which nodes may not know the block of a position, before it counts as gone: after a restart they may be behind.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -42,60 +41,6 @@ const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// Type of the event about events that are missing.
 const GAP: &str = "headwater.gap";
 
-type Opening = Pin<Box<dyn Future<Output = Result<Feed, NoFeed>> + Send>>;
-
-/// Source of the events.
-enum Source {
-    /// None before this time.
-    Closed(Instant),
-    /// About to be opened at the position.
-    Opening(Opening),
-    /// Open.
-    Open(Feed),
-    /// The position cannot be served, for this reason: once all events are delivered, and not before this time, a live feed
-    /// is opened.
-    Gap(String, Instant),
-    /// About to be opened live, behind a gap.
-    Reopening(String, Opening),
-    /// Live; its first item says where, and the gap is announced.
-    Reopened(String, Feed),
-}
-
-/// Change of the source.
-enum Came {
-    /// It may be opened.
-    Due,
-    /// It was opened, or not.
-    Opened(Result<Feed, NoFeed>),
-    /// More was read; `false` at its end.
-    Read(Result<bool, TooLong>),
-    /// Its events have found no room for too long.
-    Unread,
-}
-
-impl Source {
-    /// Waits for a change. Nothing is lost if the future is dropped.
-    async fn changed(&mut self, full_since: Option<Instant>) -> Came {
-        match (self, full_since) {
-            (Self::Opening(opening) | Self::Reopening(_, opening), _) => Came::Opened(opening.await),
-            (Self::Closed(at), None) => {
-                sleep_until(*at).await;
-                Came::Due
-            }
-            (Self::Open(feed) | Self::Reopened(_, feed), None) => Came::Read(feed.more().await),
-            (Self::Open(_), Some(since)) => {
-                sleep_until(since + UNREAD).await;
-                Came::Unread
-            }
-            (Self::Gap(_, at), _) if *at > Instant::now() => {
-                sleep_until(*at).await;
-                Came::Due
-            }
-            (Self::Closed(_) | Self::Gap(..) | Self::Reopened(..), _) => std::future::pending().await,
-        }
-    }
-}
-
 /// Task of one webhook.
 pub(super) struct HookTask {
     pub(super) settings: HookSettings,
@@ -104,7 +49,7 @@ pub(super) struct HookTask {
     pub(super) stop: CancellationToken,
 }
 
-/// What a task keeps while it runs.
+/// State of a task while it runs.
 struct Running<'a> {
     task: &'a HookTask,
     hook: Hook,
@@ -554,17 +499,5 @@ impl Running<'_> {
             self.save().await;
         }
         self.tell(&Act::Wait(None));
-    }
-}
-
-/// Returns the number of the first block behind a position; `None` if memory does not know it.
-pub(super) fn number_behind(services: &Services, id: &str) -> Option<u64> {
-    match resume_point(id)? {
-        ResumePoint::Before(number) => Some(number),
-        ResumePoint::Behind(hash) => {
-            let published = services.registry.published();
-            let number = published.with_history(|history| history.find(hash).map(|own| own.header.block.number));
-            Some(number? + 1)
-        }
     }
 }

@@ -3,11 +3,11 @@
 //! ```text
 //! feed > event_text     a session within the process: the stream of GET /events, resumed by its ids
 //! hook                  batches, retries and the position (pure)
-//! state_file            what is on the disk before a byte is sent
+//! state_file            position and batch, on the disk before a byte is sent
 //! receiver > target     one signed request to an address that was checked
 //!          > signature
 //! dead_letters          batches that were given up
-//! actor                 the task: waits for all of them
+//! actor > source        the task: waits for all of them
 //! ```
 //!
 //! A webhook is one more client: its session has a queue with the bounds of every other, and waits for nobody but its own
@@ -21,6 +21,7 @@ mod hook;
 mod receiver;
 mod settings;
 mod signature;
+mod source;
 mod state_file;
 mod status;
 mod target;
@@ -36,7 +37,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::actor::{HookTask, number_behind};
+use self::actor::HookTask;
 use self::hook::Answer;
 use self::receiver::Receiver;
 use self::status::HookCell;
@@ -45,7 +46,7 @@ use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, Request, error};
 use crate::panics;
 use crate::server::{EventsRequest, StreamStart};
 use crate::session::Services;
-use crate::subscription::Topic;
+use crate::subscription::{ResumePoint, Topic, resume_point};
 use crate::telemetry::{WebhookLabel, unix_millis};
 
 pub use hook::HookLimits;
@@ -222,6 +223,18 @@ impl Webhooks {
             if own.task.await.is_err() {
                 info!("webhook {name}: ended by a panic");
             }
+        }
+    }
+}
+
+/// Returns the number of the first block behind a position; `None` if memory does not know it.
+fn number_behind(services: &Services, id: &str) -> Option<u64> {
+    match resume_point(id)? {
+        ResumePoint::Before(number) => Some(number),
+        ResumePoint::Behind(hash) => {
+            let published = services.registry.published();
+            let number = published.with_history(|history| history.find(hash).map(|own| own.header.block.number));
+            Some(number? + 1)
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct HookSettings {
 
 impl PartialEq for HookSettings {
     fn eq(&self, other: &Self) -> bool {
-        // Those of the system are taken at a start.
+        // The system's authorities are read at a start only.
         let of = |own: &Self| {
             (
                 own.name.clone(),

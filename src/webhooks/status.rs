@@ -61,13 +61,13 @@ pub struct HookStatus {
     pub error: Option<String>,
 }
 
-/// What the task of a webhook last said of itself.
+/// Latest status of a webhook, which its task writes.
 #[derive(Debug, Default)]
-pub(super) struct HookCell(Mutex<Told>);
+pub(super) struct HookCell(Mutex<LatestStatus>);
 
 /// Status, and the time at which the batch under way was made, in milliseconds since 1970.
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct LatestStatus {
     status: HookStatus,
     created_ms: Option<u64>,
 }
@@ -75,9 +75,9 @@ struct Told {
 impl HookCell {
     /// Changes the status; `created_ms` is that of the batch under way.
     pub(super) fn change(&self, created_ms: Option<u64>, change: impl FnOnce(&mut HookStatus)) {
-        let mut told = self.0.lock();
-        told.created_ms = created_ms;
-        change(&mut told.status);
+        let mut latest = self.0.lock();
+        latest.created_ms = created_ms;
+        change(&mut latest.status);
     }
 
     /// Notes a failure, or its end.
@@ -87,8 +87,11 @@ impl HookCell {
 
     /// Returns the status with its lag.
     pub(super) fn read(&self, now_ms: u64) -> HookStatus {
-        let told = self.0.lock().clone();
-        let lag_ms = told.created_ms.map_or(0, |created| now_ms.saturating_sub(created));
-        HookStatus { lag_ms, ..told.status }
+        let latest = self.0.lock().clone();
+        let lag_ms = latest.created_ms.map_or(0, |created| now_ms.saturating_sub(created));
+        HookStatus {
+            lag_ms,
+            ..latest.status
+        }
     }
 }

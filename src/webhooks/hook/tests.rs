@@ -26,10 +26,8 @@ fn limits() -> HookLimits {
 
 impl Story {
     fn new(limits: HookLimits) -> Self {
-        let disk = HookState {
-            series: "s".into(),
-            ..HookState::new("logs")
-        };
+        let mut disk = HookState::new("logs");
+        disk.series = "s".into();
         let now = Instant::now();
         Self {
             hook: Hook::new(limits, disk.clone(), fastrand::Rng::with_seed(1), now),
@@ -80,6 +78,10 @@ impl Story {
         }
     }
 
+    fn answered(&mut self, answer: &Answer) {
+        self.hook.answered(answer, self.now);
+    }
+
     /// `7` is an event with its position, `b7` a position, `ok`, `500`, `410` and `429:9` are answers, `+9s` passes time,
     /// `kill` ends the process, `gap` is an event of headwater's.
     fn word(&mut self, word: &str) {
@@ -87,9 +89,9 @@ impl Story {
             retry_after: seconds.map(Duration::from_secs),
         };
         match word {
-            "ok" => drop(self.hook.answered(&Answer::Accepted, self.now)),
-            "410" => drop(self.hook.answered(&Answer::Gone, self.now)),
-            "500" => drop(self.hook.answered(&failed(None), self.now)),
+            "ok" => self.answered(&Answer::Accepted),
+            "410" => self.answered(&Answer::Gone),
+            "500" => self.answered(&failed(None)),
             "kill" => {
                 self.hook = Hook::new(self.limits, self.disk.clone(), fastrand::Rng::with_seed(2), self.now);
                 let position = self.hook.position().unwrap_or("-").to_owned();
@@ -98,7 +100,7 @@ impl Story {
             "gap" => self.hook.announce("gap", "{}", Some("b9".into()), self.now, 0),
             _ if word.starts_with("429:") => {
                 let seconds = word[4..].parse().unwrap();
-                drop(self.hook.answered(&failed(Some(seconds)), self.now));
+                self.answered(&failed(Some(seconds)));
             }
             _ if word.starts_with('+') => self.now += humantime::parse_duration(&word[1..]).unwrap(),
             _ if word.starts_with('b') => self.hook.mark(word.to_owned()),
@@ -296,7 +298,9 @@ fn no_event_is_lost_or_changes_whatever_ends_the_process() {
                         hook.sending(now);
                         let failed = Answer::Failed { retry_after: None };
                         match random.u8(0..4) {
-                            0 => drop(hook.answered(&failed, now)),
+                            0 => {
+                                hook.answered(&failed, now);
+                            }
                             outcome => {
                                 received.push((hook.id(), hook.batch().unwrap().body.clone()));
                                 // The answer may be lost on its way.

@@ -1,4 +1,5 @@
-//! A proxy that is killed at random moments, with reorgs and a receiver that fails: what the receiver has is the chain.
+//! A proxy that is killed at random moments, with reorgs, and a receiver and a node that fail and are lost: what the receiver
+//! has is the chain.
 
 use std::collections::HashMap;
 use std::process::{Child, Stdio};
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::receiver::{Receiver, Reply};
 use super::{Files, file};
 use crate::cli;
-use crate::harness::{eventually, node};
+use crate::harness::{eventually, node, take_away};
 
 /// Kills of the proxy.
 const KILLS: usize = 12;
@@ -118,7 +119,7 @@ async fn kills_at_random_moments_lose_nothing() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(KILLS);
     let mut random = StdRng::seed_from_u64(seed);
-    let (files, receiver, node) = (Files::new(), Receiver::start().await, node().await);
+    let (files, mut receiver, node) = (Files::new(), Receiver::start().await, node().await);
     let control = node.handle();
     let config = file(
         &files,
@@ -133,7 +134,7 @@ async fn kills_at_random_moments_lose_nothing() {
     let first = control.head().number() + 1;
     for _ in 0..kills {
         for _ in 0..random.random_range(1..6) {
-            match random.random_range(0..10) {
+            match random.random_range(0..13) {
                 0..5 => drop(control.mine_many(random.random_range(1..3))),
                 5..8 => {
                     let depth = random.random_range(1..4).min(control.head().number() - first + 1);
@@ -142,7 +143,20 @@ async fn kills_at_random_moments_lose_nothing() {
                     }
                 }
                 8 => receiver.next([Reply::Hang, Reply::Status(500, ""), Reply::Half]),
-                _ => receiver.next([Reply::Close, Reply::HalfHead]),
+                9 => receiver.next([Reply::Close, Reply::HalfHead]),
+                10 => {
+                    receiver.kill().await;
+                    control.mine();
+                    tokio::time::sleep(Duration::from_millis(random.random_range(0..200))).await;
+                    receiver.start_again().await;
+                }
+                11 => {
+                    take_away(&control);
+                    control.mine();
+                    tokio::time::sleep(Duration::from_millis(random.random_range(0..200))).await;
+                    control.set_faults(|faults| faults.refuse_connections = false);
+                }
+                _ => control.disconnect(),
             }
             // A random moment; nothing is expected within it.
             tokio::time::sleep(Duration::from_millis(random.random_range(0..150))).await;

@@ -83,21 +83,24 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::<Mutex<State>>::default();
-        let shared = state.clone();
-        let serving = tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            loop {
-                let Ok((socket, _)) = listener.accept().await else {
-                    continue;
-                };
-                connections.spawn(serve(socket, shared.clone()));
-            }
-        });
+        let serving = listen(listener, state.clone());
         Self {
             address,
             state,
             serving,
         }
+    }
+
+    /// Ends the receiver as a kill does, with its connections.
+    pub async fn kill(&mut self) {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+    }
+
+    /// Starts it again, with what it had.
+    pub async fn start_again(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.serving = listen(listener, self.state.clone());
     }
 
     pub fn url(&self) -> String {
@@ -142,6 +145,18 @@ impl Receiver {
 
 fn length(headers: &HashMap<String, String>) -> usize {
     headers["content-length"].parse().unwrap()
+}
+
+fn listen(listener: TcpListener, state: Arc<Mutex<State>>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let Ok((socket, _)) = listener.accept().await else {
+                continue;
+            };
+            connections.spawn(serve(socket, state.clone()));
+        }
+    })
 }
 
 async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
