@@ -1,7 +1,7 @@
 //! Ledger of what each headwater of a fleet reported of its accounts. No I/O, no clock.
 //!
-//! A member reports sums that only grow, so that a report that is lost, repeated or received from two roots changes
-//! nothing. A member is one run of a process: after a restart it is another one, whose sums begin anew. A member that is
+//! A member reports sums that grow, and numbers its lines, so that a report that is lost, repeated, late or received from
+//! two roots changes nothing. A member is one run of a process: after a restart it is another one, whose sums begin anew. A member that is
 //! silent holds no places any more; what it used before is a debt already, and is worked off.
 
 use std::collections::hash_map::Entry;
@@ -84,11 +84,14 @@ pub(super) enum ReportRefusal {
     Own,
 }
 
+/// Line as it is passed on: the account, the line's number at the member that it is about, and the use.
+pub(super) type PassedLine = (AccountDigest, u64, AccountUse);
+
 /// Lines that another member does not have yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Members that are heard, with their lines.
-    pub(super) members: Vec<(MemberId, Vec<(AccountDigest, AccountUse)>)>,
+    pub(super) members: Vec<(MemberId, Vec<PassedLine>)>,
     /// Version of the last line, from which the next changes follow.
     pub(super) version: u64,
 }
@@ -120,6 +123,8 @@ struct Member {
 #[derive(Debug)]
 struct Line {
     used: AccountUse,
+    /// Number of the line at the member that it is about.
+    number: u64,
     version: u64,
     changed: Moment,
 }
@@ -186,13 +191,19 @@ impl Ledger {
         true
     }
 
-    /// Records a line of a member that was heard, or of this process. Returns what is to be charged; nothing for a line
-    /// that is known already, is of this process, or finds no room.
+    /// Records the use of an account of this process.
+    pub(super) fn record_own(&mut self, account: AccountDigest, used: AccountUse, now: Moment) {
+        let number = self.version + 1;
+        let charge = self.record(self.own, (account, number, used), now);
+        debug_assert!(charge.is_none(), "own use is charged as it is admitted");
+    }
+
+    /// Records a line of a member that was heard. Returns what is to be charged; nothing for a line that is older than the
+    /// known one, is of this process, or finds no room.
     pub(super) fn record(
         &mut self,
         member: MemberId,
-        account: AccountDigest,
-        used: AccountUse,
+        (account, number, used): PassedLine,
         now: Moment,
     ) -> Option<ForeignCharge> {
         let used = AccountUse {
@@ -202,7 +213,7 @@ impl Ledger {
         let total = self.order.len();
         let known = self.members.get_mut(&member)?;
         let before = known.lines.get(&account);
-        if before.is_some_and(|before| before.used == used) {
+        if before.is_some_and(|before| before.number >= number) {
             return None;
         }
         if before.is_none() && (total >= MAX_LINES || known.lines.len() >= MAX_LINES / 4) {
@@ -225,6 +236,7 @@ impl Ledger {
         self.order.insert(self.version, (member, account));
         let line = Line {
             used,
+            number,
             version: self.version,
             changed: now,
         };
@@ -322,7 +334,7 @@ impl Ledger {
                 break;
             }
             if let Some(line) = self.members.get(member).and_then(|member| member.lines.get(account)) {
-                lines.push((*account, line.used));
+                lines.push((*account, line.number, line.used));
                 left -= 1;
             }
         }

@@ -21,10 +21,10 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tracing::{info, warn};
 
-use self::ledger::{Ledger, MemberId, ReportRefusal};
+use self::ledger::{Ledger, MemberId, PassedLine, ReportRefusal};
 use self::report::{Answer, Report};
 use crate::clock::{Clock, Moment};
-use crate::door::{AccountDigest, AccountSecret, AccountUse, Accounts, Door};
+use crate::door::{AccountSecret, Accounts, Door};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, INVALID_PARAMS, LIMIT_EXCEEDED, error};
 use crate::telemetry::{Metrics, OutcomeLabel};
 
@@ -32,6 +32,9 @@ pub use self::report::FLEET_REPORT;
 
 /// Exchanges without a report after which a member counts as silent.
 const MISSED: u32 = 4;
+
+/// Shortest time after which a member counts as silent: a machine under load is not one that has ended.
+const MIN_SILENCE: Duration = Duration::from_secs(2);
 
 /// Time after the start in which no other headwater need be heard.
 const START: Duration = Duration::from_secs(10);
@@ -89,7 +92,7 @@ impl Fleet {
         let (own, now) = (MemberId::random(), clock.now());
         Self {
             own,
-            ledger: Mutex::new(Ledger::new(own, exchange * MISSED, now)),
+            ledger: Mutex::new(Ledger::new(own, (exchange * MISSED).max(MIN_SILENCE), now)),
             accounts,
             exchange,
             clock,
@@ -153,15 +156,13 @@ impl Fleet {
     }
 
     /// Records lines, and charges what they say.
-    fn record(
-        &self,
-        ledger: &mut Ledger,
-        lines: impl Iterator<Item = (MemberId, (AccountDigest, AccountUse))>,
-        now: Moment,
-    ) {
-        for (member, (account, used)) in lines {
-            if let Some(charge) = ledger.record(member, account, used, now) {
-                self.metrics.fleet.foreign_units.inc_by(charge.units);
+    fn record(&self, ledger: &mut Ledger, lines: impl Iterator<Item = (MemberId, PassedLine)>, now: Moment) {
+        for (member, line) in lines {
+            if let Some(charge) = ledger.record(member, line, now) {
+                self.metrics
+                    .fleet
+                    .foreign_units
+                    .inc_by(charge.units.min(u32::MAX.into()));
                 self.accounts.charge_foreign(&charge, now);
             }
         }
@@ -174,7 +175,7 @@ impl Fleet {
         let (others, dropped) = {
             let mut ledger = self.ledger.lock();
             for (account, used) in uses {
-                ledger.record(self.own, account, used, now);
+                ledger.record_own(account, used, now);
             }
             for freed in ledger.expire(now) {
                 self.accounts.charge_foreign(&freed, now);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ledger::{Changes, MAX_MEMBERS, MemberId};
+use super::ledger::{Changes, MAX_MEMBERS, MemberId, PassedLine};
 use crate::door::{AccountDigest, AccountUse, Places};
 
 /// Method by which an edge reports to its root.
@@ -49,16 +49,17 @@ pub(super) struct MemberRows {
     pub(super) accounts: Vec<Row>,
 }
 
-/// Use of one account: its digest; units of requests, and the newest part of them; bytes of notifications, and the
+/// Use of one account: its digest; number of this line at the member; units of requests, and the newest part of them; bytes of notifications, and the
 /// newest part of them; connections, subscriptions, index entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Row(AccountDigest, u64, u64, u64, u64, u32, u32, u32);
+pub(super) struct Row(AccountDigest, u64, u64, u64, u64, u64, u32, u32, u32);
 
-impl From<(AccountDigest, AccountUse)> for Row {
-    fn from((account, used): (AccountDigest, AccountUse)) -> Self {
+impl From<PassedLine> for Row {
+    fn from((account, number, used): PassedLine) -> Self {
         let places = used.places;
         Self(
             account,
+            number,
             used.units,
             used.fresh_units,
             used.bytes,
@@ -70,9 +71,10 @@ impl From<(AccountDigest, AccountUse)> for Row {
     }
 }
 
-impl From<Row> for (AccountDigest, AccountUse) {
+impl From<Row> for PassedLine {
     fn from(row: Row) -> Self {
-        let Row(account, units, fresh_units, bytes, fresh_bytes, connections, subscriptions, index_entries) = row;
+        let Row(account, number, units, fresh_units, bytes, fresh_bytes, connections, subscriptions, index_entries) =
+            row;
         let places = Places {
             connections,
             subscriptions,
@@ -85,7 +87,7 @@ impl From<Row> for (AccountDigest, AccountUse) {
             fresh_bytes,
             places,
         };
-        (account, used)
+        (account, number, used)
     }
 }
 
@@ -98,7 +100,7 @@ impl Report {
 
 impl Answer {
     pub(super) fn new(root: MemberId, changes: Changes) -> Self {
-        let rows = |accounts: Vec<(AccountDigest, AccountUse)>| accounts.into_iter().map(Row::from).collect();
+        let rows = |accounts: Vec<PassedLine>| accounts.into_iter().map(Row::from).collect();
         let members = changes.members.into_iter();
         Self {
             seen: Seen {
@@ -144,6 +146,7 @@ mod tests {
         // Ten million requests and ten terabytes, and as many places as a limit may allow.
         let row = Row(
             digest,
+            1_000_000_000,
             10_000_000,
             10_000,
             10_000_000_000_000,
@@ -170,8 +173,8 @@ mod tests {
             "[{}]",
             r#"[{"member":"0123456789abcde","seen":null,"accounts":[]}]"#,
             r#"[{"member":"+123456789abcdef","seen":null,"accounts":[]}]"#,
-            r#"[{"member":"0123456789abcdef","seen":null,"accounts":[["x",1,1,1,1,1,1,1]]}]"#,
-            r#"[{"member":"0123456789abcdef","seen":null,"accounts":[["AAAAAAAAAAAAAAAAAAAAAA",-1,1,1,1,1,1,1]]}]"#,
+            r#"[{"member":"0123456789abcdef","seen":null,"accounts":[["x",1,1,1,1,1,1,1,1]]}]"#,
+            r#"[{"member":"0123456789abcdef","seen":null,"accounts":[["AAAAAAAAAAAAAAAAAAAAAA",-1,1,1,1,1,1,1,1]]}]"#,
             r#"[{"member":"0123456789abcdef","seen":null,"accounts":[["AAAAAAAAAAAAAAAAAAAAAA",1]]}]"#,
         ] {
             assert!(serde_json::from_str::<[Report; 1]>(wrong).is_err(), "{wrong}");

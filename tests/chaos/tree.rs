@@ -34,8 +34,9 @@ use crate::{TURN, say, setting};
 /// Number of the last block before the clients start; no reorg goes below it.
 const FIRST: u64 = 10;
 
-/// Time limit for the last blocks to reach all clients.
-const ARRIVE: Duration = Duration::from_secs(60);
+/// Time limit for the last blocks to reach all clients: an edge whose roots all lacked their node for longer than the
+/// silence timeout refuses subscriptions to logs for a minute.
+const ARRIVE: Duration = Duration::from_secs(180);
 
 /// Most faults at a time, besides those of clients.
 const AT_ONCE: usize = 2;
@@ -230,8 +231,8 @@ impl Tree {
     /// Starts a fault, possibly after another fault of the same target is over.
     fn fault(&mut self, kind: Kind, running: &mut JoinSet<Fault>) {
         let lasts = Duration::from_millis(self.rng.random_range(kind.lasts()));
-        let (root, edge) = (self.one(|tree| &tree.roots), self.one(|tree| &tree.edges));
-        let (link, node_link) = (self.one(|tree| &tree.links), self.one(|tree| &tree.node_links));
+        let (root, edge) = (self.one(|tree| &tree.roots[..]), self.one(|tree| &tree.edges[..]));
+        let (link, node_link) = (self.one(|tree| &tree.links[..]), self.one(|tree| &tree.node_links[..]));
         let client = self.rng.random_range(0..self.clients.len());
         let whims = self.clients[client].whims();
         running.spawn(async move {
@@ -399,6 +400,7 @@ impl Gaps {
     }
 }
 
+#[ignore = "takes minutes, and a machine of its own: make chaos SHAPE=tree"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_in_a_tree_costs_no_client_an_event() {
     let _turn = TURN.read().await;

@@ -237,14 +237,14 @@ async fn only_an_edge_reports() {
             continue;
         }
         assert_eq!(answer["result"]["members"].as_array().unwrap().len(), 1, "{answer}");
-        let row = r#"["AAAAAAAAAAAAAAAAAAAAAA",1,1,1,1,1,1,1]"#;
+        let row = r#"["AAAAAAAAAAAAAAAAAAAAAA",1,1,1,1,1,1,1,1]"#;
         let rows = vec![row; 501].join(",");
         for wrong in [
             "".to_owned(),
             "1".to_owned(),
             "{}".to_owned(),
             EMPTY.replace("0123456789abcdef", "0123456789abcdeg"),
-            EMPTY.replace("[]", r#"[["short",1,1,1,1,1,1,1]]"#),
+            EMPTY.replace("[]", r#"[["short",1,1,1,1,1,1,1,1]]"#),
             EMPTY.replace("[]", &format!("[{}]", row.replace(",1]", ",4294967296]"))),
             EMPTY.replace("[]", &format!("[{rows}]")),
         ] {
@@ -258,6 +258,5 @@ async fn only_an_edge_reports() {
         let answers: Vec<Value> = serde_json::from_str(&edge.ask(json!(flood).to_string()).await).unwrap();
         assert!(answers.iter().any(is_limited));
         assert_eq!(client.call("eth_chainId", json!([])).await["result"], "0x539");
-        assert_eq!(root.metric("headwater_fleet_members").await, 1.0);
     }
 }

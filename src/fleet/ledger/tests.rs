@@ -28,11 +28,12 @@ fn used(units: u64, fresh_units: u64, connections: u32) -> AccountUse {
 }
 
 /// Runs a story at member 0: `t400` lets time pass to 400 ms, `1` is heard; `1a5`, `1a5+2`, `1a5c3` records a line of
-/// member 1: account a has used 5 units, 2 of them of late, and has 3 connections. The outcome is what is charged.
+/// member 1: account a has used 5 units, 2 of them of late, and has 3 connections. Lines are numbered as they come, unless
+/// they end in `~`: such a one is older than all others. The outcome is what is charged.
 fn check(story: &str, expect: Expect) {
     let mut now = at(0);
     let mut ledger = Ledger::new(MemberId(0), SILENCE, now);
-    let mut out = String::new();
+    let (mut out, mut count) = (String::new(), 1);
     let name = |digest: AccountDigest| {
         (b'a'..)
             .find(|name| account(name - b'a') == digest)
@@ -54,11 +55,14 @@ fn check(story: &str, expect: Expect) {
         let Some(rest) = word.get(2..).filter(|rest| !rest.is_empty()) else {
             continue;
         };
+        count += 1;
+        let (rest, number) = rest.strip_suffix('~').map_or((rest, count), |rest| (rest, 1));
         let (rest, connections) = rest.split_once('c').unwrap_or((rest, "0"));
         let (units, fresh) = rest.split_once('+').unwrap_or((rest, "0"));
         let (units, fresh) = (units.parse().unwrap(), fresh.parse().unwrap());
         let of = account(word.as_bytes()[1] - b'a');
-        if let Some(charge) = ledger.record(member, of, used(units, fresh, connections.parse().unwrap()), now) {
+        let used = used(units, fresh, connections.parse().unwrap());
+        if let Some(charge) = ledger.record(member, (of, number, used), now) {
             show(word, &charge);
         }
     }
@@ -71,9 +75,11 @@ fn growth_is_charged_once_however_often_it_is_said() {
         "1a5+5 1a5+5 1a7+2 2a4+4 2b1+1 1a7+2",
         expect![[r#"
             1a5+5: a 5 c0
+            1a5+5: a 0 c0
             1a7+2: a 2 c0
             2a4+4: a 4 c0
             2b1+1: b 1 c0
+            1a7+2: a 0 c0
         "#]],
     );
 }
@@ -113,6 +119,17 @@ fn a_sum_that_shrinks_is_an_account_opened_again() {
 }
 
 #[test]
+fn an_older_line_that_another_root_passes_on_late_changes_nothing() {
+    check(
+        "1a50+50c2 1a30+30c1~ 1a51+1c2",
+        expect![[r#"
+            1a50+50c2: a 50 c2
+            1a51+1c2: a 1 c2
+        "#]],
+    );
+}
+
+#[test]
 fn own_use_is_not_charged() {
     check("0a50+50 0a60+10c3", expect![""]);
 }
@@ -139,10 +156,10 @@ fn lines_without_places_are_forgotten_and_so_are_members() {
     for member in [1, 2] {
         assert!(ledger.hear(MemberId(member), at(0)));
     }
-    ledger.record(MemberId(1), account(0), used(5, 5, 0), at(0));
-    ledger.record(MemberId(1), account(1), used(5, 5, 1), at(0));
-    ledger.record(MemberId(2), account(1), used(5, 5, 1), at(0));
-    ledger.record(MemberId(0), account(2), used(5, 5, 0), at(0));
+    ledger.record(MemberId(1), (account(0), 1, used(5, 5, 0)), at(0));
+    ledger.record(MemberId(1), (account(1), 2, used(5, 5, 1)), at(0));
+    ledger.record(MemberId(2), (account(1), 1, used(5, 5, 1)), at(0));
+    ledger.record_own(account(2), used(5, 5, 0), at(0));
     ledger.hear(MemberId(1), at(59_999));
     ledger.expire(at(59_999));
     assert_eq!((ledger.len(), ledger.members.len()), (4, 3));
@@ -170,7 +187,7 @@ fn a_flood_of_members_accounts_or_reports_is_bounded() {
     for member in 1..7 {
         for number in 0..20_000_u32 {
             let digest = format!("{number:021}A").parse().unwrap();
-            ledger.record(MemberId(member), digest, used(1, 1, u32::MAX), at(39));
+            ledger.record(MemberId(member), (digest, 1, used(1, 1, u32::MAX)), at(39));
         }
     }
     assert_eq!(ledger.len(), MAX_LINES);
@@ -186,10 +203,10 @@ fn each_reader_gets_each_change_of_others_and_the_rest_with_its_next_report() {
     for member in [1, 2] {
         ledger.hear(MemberId(member), at(0));
         for number in 0..4 {
-            ledger.record(MemberId(member), account(number), used(1, 1, 0), at(0));
+            ledger.record(MemberId(member), (account(number), 1, used(1, 1, 0)), at(0));
         }
     }
-    ledger.record(MemberId(0), account(9), used(1, 1, 0), at(0));
+    ledger.record_own(account(9), used(1, 1, 0), at(0));
     let lines = |changes: &Changes| changes.members.iter().map(|(_, lines)| lines.len()).collect::<Vec<_>>();
     let first = ledger.changes_for(MemberId(1), 0, 3);
     assert_eq!(
@@ -257,19 +274,19 @@ impl Tree {
             if exchange.is_some_and(|every| millis % every == edge.phase) {
                 let own = used(edge.admitted, edge.admitted - edge.told, 1);
                 edge.told = edge.admitted;
-                edge.ledger.record(edge.id, account(0), own, now);
+                edge.ledger.record_own(account(0), own, now);
                 let report = edge.ledger.own_changes(edge.reported, 500);
                 edge.reported = report.version;
                 self.root.report(edge.id, now).unwrap();
-                for (account, used) in report.members.into_iter().flat_map(|(_, lines)| lines) {
-                    self.root.record(edge.id, account, used, now);
+                for line in report.members.into_iter().flat_map(|(_, lines)| lines) {
+                    self.root.record(edge.id, line, now);
                 }
                 let answer = self.root.changes_for(edge.id, edge.seen, 500);
                 edge.seen = answer.version;
                 for (member, lines) in answer.members {
                     edge.ledger.hear(member, now);
-                    for (account, used) in lines {
-                        if let Some(charge) = edge.ledger.record(member, account, used, now) {
+                    for line in lines {
+                        if let Some(charge) = edge.ledger.record(member, line, now) {
                             edge.quota.0.charge_foreign(charge.units.try_into().unwrap());
                         }
                     }
@@ -312,8 +329,10 @@ proptest! {
         for member in 1..4 {
             ledger.hear(MemberId(member), at(0));
         }
+        // The sum grows with each line that is new, and so serves as its number.
         let say = |ledger: &mut Ledger, member: usize, sum: u64, fresh: u64| {
-            let charge = ledger.record(MemberId(member as u64 + 1), account(0), used(sum, fresh, 1), at(0));
+            let line = (account(0), sum + 1, used(sum, fresh, 1));
+            let charge = ledger.record(MemberId(member as u64 + 1), line, at(0));
             charge.map_or(0, |charge| charge.units)
         };
         for member in 0..3 {
@@ -344,14 +363,14 @@ proptest! {
         let mut read: HashMap<(MemberId, AccountDigest), u64> = HashMap::new();
         let mut since = 0;
         let mut all = HashSet::new();
-        for (member, number, units) in lines {
+        for (count, (member, number, units)) in (1..).zip(lines) {
             ledger.hear(MemberId(member), at(0));
-            ledger.record(MemberId(member), account(number), used(units, 0, 0), at(0));
+            ledger.record(MemberId(member), (account(number), count, used(units, 0, 0)), at(0));
             all.insert((member, number));
             let changes = ledger.changes_for(MemberId(1), since, max);
             since = changes.version;
             for (member, lines) in changes.members {
-                read.extend(lines.into_iter().map(|(account, used)| ((member, account), used.units)));
+                read.extend(lines.into_iter().map(|(account, _, used)| ((member, account), used.units)));
             }
         }
         while since < ledger.version {
@@ -359,7 +378,7 @@ proptest! {
             prop_assert!(changes.version > since);
             since = changes.version;
             for (member, lines) in changes.members {
-                read.extend(lines.into_iter().map(|(account, used)| ((member, account), used.units)));
+                read.extend(lines.into_iter().map(|(account, _, used)| ((member, account), used.units)));
             }
         }
         for (member, number) in all {
