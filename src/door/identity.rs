@@ -29,8 +29,8 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Returns bytes that differ from those of any other identity; `None` for a number that means nothing to another
-    /// process.
+    /// Returns bytes that differ from those of any other identity; `None` for one that means nothing to another
+    /// process: a number, or a webhook of this one.
     pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
         Some(match self {
             Self::Key(digest) => [&[1], &digest.to_bytes()[..]].concat(),
@@ -39,7 +39,7 @@ impl Identity {
                 [&[2], &length[..], subject.as_bytes(), plan.as_bytes()].concat()
             }
             Self::Network(Network(prefix, is_v6)) => [&[3, u8::from(*is_v6)], &prefix.to_be_bytes()[..]].concat(),
-            Self::Connection(_) | Self::Within(_) => return None,
+            Self::Connection(_) | Self::Within(_) | Self::Webhook(_) => return None,
         })
     }
 }
