@@ -138,7 +138,7 @@ impl Proxy {
 
 fn spawn(port: u16, admin: u16, upstreams: &str, file: Option<&Path>, log: &Path) -> Process {
     let binary = std::env::var_os("PROXY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_headwater").into(), PathBuf::from);
-    let positions = log.with_file_name("positions");
+    let positions = log.with_extension("positions");
     let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(binary);
     command

@@ -350,6 +350,7 @@ impl Tree {
         let mut reckoning = Reckoning {
             verdict: Verdict::default(),
             clients: Vec::new(),
+            others: Vec::new(),
             events: 0,
             logs: logs.collect(),
             _directory: self.directory,
