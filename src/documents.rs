@@ -304,7 +304,14 @@ fn the_table_of_metrics_is_true() {
     check_part(
         "docs/operations.md",
         "metrics",
-        &metrics_table(&[read("src/telemetry.rs"), read("src/telemetry/fleet.rs")].concat()),
+        &metrics_table(
+            &[
+                read("src/telemetry.rs"),
+                read("src/telemetry/fleet.rs"),
+                read("src/telemetry/webhook_metrics.rs"),
+            ]
+            .concat(),
+        ),
     );
 }
 

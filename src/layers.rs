@@ -16,7 +16,7 @@ const LAYERS: &str = "
     health
     # Messages to the service manager; knows nothing of the proxy.
     notify
-    operate       operator text
+    operate       operator text webhooks
     # Nodes write numbers in many ways; it reads them as the proxy does.
     tail          quantity text
     text

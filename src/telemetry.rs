@@ -475,7 +475,7 @@ impl Metrics {
             "Spans that were not exported: full (the exporter was behind) or refused (the collector did not take them)",
             metrics.spans_dropped.clone(),
         );
-        metrics.webhooks.register(r);
+        metrics.webhooks.add_to(r);
         metrics.fleet.add_to(r);
         (metrics, registry)
     }

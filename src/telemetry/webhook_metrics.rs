@@ -42,7 +42,7 @@ pub struct WebhookMetrics {
 }
 
 impl WebhookMetrics {
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(super) fn add_to(&self, registry: &mut Registry) {
         registry.register(
             "webhook_events",
             "Events that receivers of webhooks have accepted",

@@ -189,10 +189,10 @@ fn a_failed_batch_is_sent_again_with_growing_waits_and_then_given_up() {
             b0: save b0
             1: save b0+1; post msg_s_1:[1]
             2:
-            500: wait 764.2048ms
+            500: wait 828.519756ms
             +1s: post msg_s_1:[1]
-            500: wait 1.1404s
-            500: wait 1.9s
+            500: wait 1.534615987s
+            500: wait 1.23963517s
             429:30: wait 30s
             +29s: wait 1s
             +1s: post msg_s_1:[1]
