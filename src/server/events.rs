@@ -112,7 +112,7 @@ impl EventsRequest {
     /// Reads the query of a stream without an HTTP request.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// As `read`.
     pub fn of_query(query: &str, start: &StreamStart) -> Result<Self, ErrorObjectOwned> {
         let mut query = Query::read(query)?;
         let is_live = *start == StreamStart::Live;

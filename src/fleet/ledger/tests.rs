@@ -347,8 +347,8 @@ proptest! {
                 told[member] = sums[member];
             }
         }
-        for member in 0..3 {
-            charged += say(&mut ledger, member, sums[member], 0);
+        for (member, sum) in sums.into_iter().enumerate() {
+            charged += say(&mut ledger, member, sum, 0);
         }
         prop_assert_eq!(charged, sums.iter().sum::<u64>());
     }
