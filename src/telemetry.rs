@@ -2,6 +2,7 @@
 
 mod access_log;
 mod journal;
+mod log_setup;
 mod readings;
 mod record;
 pub mod request_id;
@@ -17,10 +18,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use tracing_subscriber::filter::Targets;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogSettings, Carrier, Destination};
 pub use journal::{Entry, Event, Journal, unix_millis};
+pub use log_setup::{LogFormat, init_log};
 pub use readings::{Reading, Readings, quantile};
 pub use record::{Attempt, CallOutcome, CallRecord, MessageRecord, Recorder, RequestRecord};
 pub use request_id::RequestId;
@@ -455,52 +456,4 @@ impl Metrics {
         let label = ReasonLabel { reason };
         self.refused.get_or_create(&label).inc_by(count as u64);
     }
-}
-
-/// Format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text for people.
-    Text,
-    /// One JSON object per line, for machines.
-    Json,
-}
-
-/// Starts the log on standard error. `filter` is a level, or levels by target (`warn,headwater=debug`); a second call has
-/// no effect.
-///
-/// # Errors
-/// Returns the parser's message if `filter` is not valid.
-pub fn init_log(format: LogFormat, filter: &str) -> Result<(), String> {
-    use std::io::IsTerminal as _;
-
-    use tracing::level_filters::LevelFilter;
-    use tracing_subscriber::layer::SubscriberExt as _;
-    use tracing_subscriber::util::SubscriberInitExt as _;
-
-    // Not tracing_subscriber's `EnvFilter`: the regular expressions that it brings took a twentieth of the time of a
-    // build, for filters by the values of fields.
-    let mut levels: Targets = filter
-        .parse()
-        .map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())?;
-    // At trace level these libraries print the requests to the nodes, whose addresses and headers may contain keys:
-    // only if the filter names the library.
-    let everything = levels.default_level() == Some(LevelFilter::TRACE);
-    for library in ["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "reqwest"] {
-        if everything && !filter.contains(library) {
-            levels = levels.with_target(library, LevelFilter::DEBUG);
-        }
-    }
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let log = tracing_subscriber::registry().with(levels);
-    // A second subscriber is refused: tests start many apps in one process.
-    let _ = match format {
-        LogFormat::Text => log
-            .with(lines.with_target(false).with_ansi(std::io::stderr().is_terminal()))
-            .try_init()
-            .map_err(drop),
-        LogFormat::Json => log.with(lines.json()).try_init().map_err(drop),
-    };
-    Ok(())
 }
