@@ -17,10 +17,10 @@ use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, error_with};
 /// Part of the whole that one owner may have: a quarter.
 const PART: usize = 4;
 
-/// Returns the share of one owner, if the others have `others`: a quarter of the whole, and at most half of the rest, as in the dynamic
-/// thresholds of shared buffers in switches (Choudhury and Hahne 1998): quarters alone would let four owners leave
-/// nothing to a fifth.
-pub fn share(max: usize, others: usize) -> usize {
+/// Returns the share of one owner, if the others have `others`: a quarter of the whole, and at most half of the rest, as in
+/// the dynamic thresholds of shared buffers in switches (Choudhury and Hahne 1998): quarters alone would let four owners
+/// leave nothing to a fifth.
+pub(crate) fn share(max: usize, others: usize) -> usize {
     (max / PART).min(max.saturating_sub(others) / 2)
 }
 

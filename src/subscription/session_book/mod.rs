@@ -73,8 +73,6 @@ pub(super) struct Live<P> {
 pub struct SessionTotals {
     /// Sessions, those without a connection included.
     pub sessions: usize,
-    /// Sessions with a connection.
-    pub connected: usize,
     /// Remembered subscriptions.
     pub positions: usize,
     /// Approximate memory, in bytes.
@@ -118,7 +116,6 @@ impl<P: Copy> SessionBook<P> {
     pub(super) fn totals(&self) -> SessionTotals {
         SessionTotals {
             sessions: self.sessions.len(),
-            connected: self.connected.len(),
             positions: (self.bytes - self.sessions.len() * SESSION_BYTES) / SLOT_BYTES,
             bytes: self.bytes,
         }
@@ -430,10 +427,10 @@ impl<P: Copy> SessionBook<P> {
             for slot in slots.iter_mut() {
                 // Both are in the order of their numbers.
                 let place = mark.places.binary_search_by_key(&slot.number, |(number, _)| *number);
-                let upto = place.ok().and_then(|at| mark.places.get(at)).map(|(_, block)| *block);
+                let up_to = place.ok().and_then(|at| mark.places.get(at)).map(|(_, block)| *block);
                 match &mut slot.track {
-                    Some(track) => track.confirm(mark.number, upto),
-                    None => slot.track = upto.map(|block| Track::begin(slot.first, Some(block))),
+                    Some(track) => track.confirm(mark.number, up_to),
+                    None => slot.track = up_to.map(|block| Track::begin(slot.first, Some(block))),
                 }
             }
         }

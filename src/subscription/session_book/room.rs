@@ -41,7 +41,7 @@ impl<P: Copy> SessionBook<P> {
     }
 
     /// Makes room for so many bytes and sessions of this account: its own sessions without a connection leave for its share,
-    /// those of an account that has more for the whole.
+    /// those of an account that has more for the whole. None leaves if the connected ones already fill the share.
     pub(super) fn make_room(
         &mut self,
         key: &SessionKey,
@@ -50,12 +50,17 @@ impl<P: Copy> SessionBook<P> {
         unix: u64,
     ) -> Result<(), NoRoom> {
         let SessionLimits { max, max_bytes, .. } = self.limits;
+        let account = self.accounts.get(&key.account);
+        let (connected, connected_bytes) = account.map_or((0, 0), |own| (own.connected(), own.connected_bytes));
+        // One session may always be tried: a quarter of fewer than four is none.
+        let share_of_sessions = share(max, self.connected.len() - connected).max(1);
+        let share_of_bytes = share(max_bytes, self.connected_bytes - connected_bytes);
+        if connected + sessions > share_of_sessions || connected_bytes + bytes > share_of_bytes {
+            return Err(NoRoom);
+        }
         loop {
             let account = self.accounts.get(&key.account);
             let (own_sessions, own_bytes) = account.map_or((0, 0), |own| (own.sessions, own.bytes));
-            let (connected, connected_bytes) = account.map_or((0, 0), |own| (own.connected(), own.connected_bytes));
-            let share_of_sessions = share(max, self.connected.len() - connected);
-            let share_of_bytes = share(max_bytes, self.connected_bytes - connected_bytes);
             let victim = if own_sessions + sessions > share_of_sessions || own_bytes + bytes > share_of_bytes {
                 self.oldest_of(&key.account)
             } else if self.sessions.len() + sessions > max {

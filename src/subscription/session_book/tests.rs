@@ -209,27 +209,27 @@ fn positions_are_kept_for_a_while_and_then_lost_once() {
 fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
     let mut book = SessionBook::<()>::new(limits(), 0);
     let (a, b) = (SubscriptionKey::of(&'a'), SubscriptionKey::of(&'b'));
-    let reached = |number| {
+    let sent_to = |number| {
         let (current, ever) = (Some(block(number)), Some(block(number)));
         move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
     };
     book.open(key("a", "t"), 1, at(1), NOW).expect("room");
     book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
     book.follow(1, b, None, live(true), Some((1, Some(block(1)))));
-    assert_eq!(book.note(1, reached(5), |_| Standing::Canonical, || 50), Some(50));
+    assert_eq!(book.note(1, sent_to(5), |_| Standing::Canonical, || 50), Some(50));
     // Block 5 is dropped, and 105 takes its place.
-    assert_eq!(book.note(1, reached(105), |_| Standing::Dropped(4), || 51), Some(51));
+    assert_eq!(book.note(1, sent_to(105), |_| Standing::Dropped(4), || 51), Some(51));
     book.close(1, at(2), true);
     book.open(key("a", "t"), 2, at(3), NOW).expect("room");
     let claim = book.claim(2, b, at(3)).expect("a position");
     book.follow(2, b, Some(&claim), live(true), None);
-    assert_eq!(book.note(2, reached(106), |_| Standing::Canonical, || 60), Some(60));
+    assert_eq!(book.note(2, sent_to(106), |_| Standing::Canonical, || 60), Some(60));
     assert!(book.confirm(2, 60));
     let left = |claim: Option<Claim>| claim.and_then(|own| own.delivered).map(|own| own.left);
     let claim = book.claim(2, a, at(3));
     assert_eq!(left(claim.clone()), Some(vec![block(5)]));
     book.follow(2, a, claim.as_ref(), live(true), None);
-    assert_eq!(book.note(2, reached(107), |_| Standing::Canonical, || 61), Some(61));
+    assert_eq!(book.note(2, sent_to(107), |_| Standing::Canonical, || 61), Some(61));
     assert!(book.confirm(2, 61));
     book.close(2, at(4), true);
     book.open(key("a", "t"), 3, at(5), NOW).expect("room");
@@ -242,19 +242,19 @@ fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
 fn a_repeated_subscription_takes_back_what_an_equal_one_was_sent() {
     let mut book = SessionBook::<()>::new(limits(), 0);
     let a = SubscriptionKey::of(&'a');
-    let reached = |number| {
+    let sent_to = |number| {
         let (current, ever) = (Some(block(number)), Some(block(number)));
         move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
     };
     book.open(key("a", "t"), 1, at(1), NOW).expect("room");
     book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
-    book.note(1, reached(5), |_| Standing::Canonical, || 50);
+    book.note(1, sent_to(5), |_| Standing::Canonical, || 50);
     book.close(1, at(2), true);
     book.open(key("a", "t"), 2, at(3), NOW).expect("room");
     let first = book.claim(2, a, at(3)).expect("a position");
     book.follow(2, a, Some(&first), live(false), None);
     book.follow(2, a, None, live(true), Some((7, Some(block(6)))));
-    book.note(2, reached(8), |_| Standing::Canonical, || 60);
+    book.note(2, sent_to(8), |_| Standing::Canonical, || 60);
     assert!(book.confirm(2, 60));
     book.close(2, at(4), true);
     book.open(key("a", "t"), 3, at(5), NOW).expect("room");
@@ -326,6 +326,48 @@ fn few_accounts_cannot_push_out_the_others() {
     book.close(10, at(100), true);
     assert_eq!(open(&mut book, "g", 101), Ok(false));
     assert_eq!(open(&mut book, "a", 10), Err(NoRoom), "others have taken the rest");
+}
+
+#[test]
+fn fewer_sessions_than_four_serve_somebody() {
+    for max in 1..=4 {
+        let mut book = SessionBook::<()>::new(SessionLimits { max, ..limits() }, 0);
+        let accounts = ["a", "b", "c", "d", "e"].into_iter().zip(1..);
+        let admitted = accounts.filter(|(account, client)| book.open(key(account, "t"), *client, at(1), NOW).is_ok());
+        assert_eq!(admitted.count(), max);
+    }
+}
+
+#[test]
+fn an_account_without_room_loses_nothing_of_its_own() {
+    let mut book = SessionBook::<()>::new(SessionLimits { max: 16, ..limits() }, 0);
+    let open = |book: &mut SessionBook<()>, account: &str, client: u64| {
+        let opened = book.open(key(account, &client.to_string()), client, at(client), NOW);
+        opened.map(|opened| opened.is_lost)
+    };
+    for client in 1..=4 {
+        assert_eq!(open(&mut book, "a", client), Ok(false));
+    }
+    book.close(1, at(5), true);
+    book.close(2, at(5), true);
+    // Others leave a share of two, and two are connected.
+    for (account, client) in [
+        ("b", 10),
+        ("b", 11),
+        ("b", 12),
+        ("b", 13),
+        ("c", 14),
+        ("c", 15),
+        ("c", 16),
+        ("c", 17),
+    ] {
+        assert_eq!(open(&mut book, account, client), Ok(false));
+    }
+    for (account, client) in [("d", 18), ("e", 19), ("f", 20), ("g", 21)] {
+        assert_eq!(open(&mut book, account, client), Ok(false));
+    }
+    assert_eq!(open(&mut book, "a", 5), Err(NoRoom));
+    assert_eq!(open(&mut book, "a", 1), Ok(false), "it is kept");
 }
 
 #[test]

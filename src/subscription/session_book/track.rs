@@ -64,9 +64,9 @@ impl Track {
     }
 
     /// Records that the client has received the mark of this number, with everything before it.
-    pub(super) fn confirm(&mut self, mark: u64, upto: Option<BlockRef>) {
+    pub(super) fn confirm(&mut self, mark: u64, up_to: Option<BlockRef>) {
         self.left.retain(|(at, _)| at.is_none_or(|at| at > mark));
-        self.received = upto.or(self.received);
+        self.received = up_to.or(self.received);
     }
 
     /// Includes what an equal subscription was sent, and counts as received what both have.

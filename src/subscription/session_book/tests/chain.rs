@@ -145,7 +145,7 @@ impl World {
             wire,
             ..
         } = self;
-        let reached = |_: &Live<()>| Some((cursor.sent_extent()?, cursor.first()));
+        let extent = |_: &Live<()>| Some((cursor.sent_extent()?, cursor.first()));
         let standing = |block: BlockRef| {
             published.with_history(|history| match history.is_canonical(block) {
                 true => Standing::Canonical,
@@ -154,7 +154,7 @@ impl World {
                     .map_or(Standing::Unknown, |fork| Standing::Dropped(fork.number)),
             })
         };
-        wire.extend(book.note(*client, reached, standing, rand::random).map(Sent::Mark));
+        wire.extend(book.note(*client, extent, standing, rand::random).map(Sent::Mark));
         true
     }
 
