@@ -265,6 +265,21 @@ impl Cursor {
         }
     }
 
+    /// Checks if the block that the stream was sent last is known to be canonical: it is `walk`, or memory or the page
+    /// has it. A stream that begins with a number was sent none.
+    #[must_use]
+    pub fn is_on_chain(&self, walk: Option<BlockRef>, history: &History, page: &Page) -> bool {
+        let last = match &self.at {
+            At::Before(_) => None,
+            At::Behind(block, _) => match self.resending(*block) {
+                Some(resend) => resend.last,
+                None => Some(*block),
+            },
+            At::Undoing(..) => return false,
+        };
+        last.is_none_or(|last| walk == Some(last) || history.is_canonical(last) || page.find(last).is_some())
+    }
+
     /// Checks if the stream is between two blocks, not within one.
     #[must_use]
     pub fn is_at_a_start(&self) -> bool {

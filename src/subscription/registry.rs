@@ -304,7 +304,7 @@ impl Registry {
         let tables = &mut *tables;
         let goal = match key.level {
             None => Goal::Head,
-            Some(level) => Goal::Trail(level, tables.trails.next(level)),
+            Some(level) => Goal::Trail(level, tables.trails.place(level)),
         };
         let Some(members) = tables.replays.get_mut(&key) else {
             let (wrote, until) = (false, WaitFor::Done);

@@ -13,6 +13,7 @@ use crate::delivery::{Kind, Phase, SubscriptionId};
 
 use self::member::ReplayMember;
 use super::subscriber::{ClientKey, Subscriber};
+use super::trail::WalkPlace;
 use super::{Level, LogFilter, Stream};
 
 /// Bound of one turn, in blocks and logs visited, some tens of nanoseconds each: a turn keeps the registry's lock for
@@ -42,8 +43,8 @@ impl GroupKey {
 pub(super) enum Goal {
     /// The head of the chain.
     Head,
-    /// The next block of a level, by its number; `None` until it is known.
-    Trail(Level, Option<u64>),
+    /// The place of a level's walk; `None` until it is known.
+    Trail(Level, Option<WalkPlace>),
 }
 
 /// A client's subscriptions that are not yet live.
@@ -372,7 +373,7 @@ impl Round {
             let next = match (goal, left_behind) {
                 (Goal::Head, Some(block)) => Next::Lost(*block),
                 (Goal::Head, None) => cursor.next(history, page, needs),
-                (Goal::Trail(level, end), _) => match next_below(level, end, cursor, history, page, needs) {
+                (Goal::Trail(level, walk), _) => match next_below(level, walk, cursor, history, page, needs) {
                     Some(next) => next,
                     None => {
                         round.broken = true;
@@ -437,11 +438,11 @@ impl Round {
     }
 }
 
-/// Returns the next step of a stream that joins a level at the block of number `end`; `None` if the stream takes nothing
-/// back and is behind a block that a reorg dropped.
+/// Returns the next step of a stream that joins a level where its walk is; `None` if the stream takes nothing back and is
+/// behind a block that a reorg dropped.
 fn next_below(
     level: Level,
-    end: Option<u64>,
+    walk: Option<WalkPlace>,
     cursor: &mut Cursor,
     history: &History,
     page: &Page,
@@ -451,16 +452,20 @@ fn next_below(
     if is_dropped && level.is_final() {
         return None;
     }
-    let Some(end) = end.filter(|end| is_dropped || cursor.first_ahead() <= *end) else {
+    let Some(WalkPlace { next: end, behind }) = walk.filter(|walk| is_dropped || cursor.first_ahead() <= walk.next)
+    else {
         return Some(Next::Ahead);
     };
-    if !is_dropped && cursor.first_ahead() == end && cursor.is_at_a_start() {
+    // The number alone proves nothing: memory may not know the branch of the block that the client has.
+    let is_on_chain = !is_dropped && cursor.is_on_chain(behind, history, page);
+    if is_on_chain && cursor.first_ahead() == end && cursor.is_at_a_start() {
         return Some(Next::Level);
     }
     Some(match cursor.next(history, page, needs) {
         Next::Retraction(_) if level.is_final() => return None,
         Next::Block(own) if own.number() >= end => Next::Level,
-        Next::Below(number) | Next::Awaited(number) if number >= end => Next::Level,
+        Next::Below(number) if number >= end && is_on_chain => Next::Level,
+        Next::Awaited(number) if number >= end => Next::Level,
         // The logs of the chain's newest block are being fetched: the client's heads wait for them, as for those of
         // older blocks. The level may have this block already, if none of its members needs logs.
         Next::Level => match history.tip().map(PublishedBlock::number) {

@@ -80,6 +80,15 @@ struct Walk {
     cursor: Cursor,
 }
 
+/// Place of a walk, for the streams that join it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WalkPlace {
+    /// Number of the next block.
+    pub next: u64,
+    /// Block that was delivered last; `None` before the first one.
+    pub behind: Option<BlockRef>,
+}
+
 /// Member of a trail: the subscriber's place in its table, and the stream with which it leaves for a replay.
 #[derive(Debug)]
 struct Member {
@@ -226,6 +235,14 @@ impl Trail {
     /// Returns the number of the next block; `None` until the walk has begun.
     pub(super) fn next(&self) -> Option<u64> {
         self.walk.as_ref().map(|walk| walk.next)
+    }
+
+    /// Returns the place of the walk; `None` until it has begun.
+    pub(super) fn place(&self) -> Option<WalkPlace> {
+        self.walk.as_ref().map(|walk| WalkPlace {
+            next: walk.next,
+            behind: walk.cursor.is_behind(),
+        })
     }
 
     /// Returns the extent of the walk.

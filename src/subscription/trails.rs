@@ -10,7 +10,7 @@ use super::level::end_at_depth;
 use super::replay_group::{GroupKey, ReplayGroup};
 use super::subscriber::{ClientKey, Subscriber};
 use super::tables::{IndexSlot, Tables};
-use super::trail::{Basis, Retry, Step, Trail};
+use super::trail::{Basis, Retry, Step, Trail, WalkPlace};
 use super::{Level, Stream};
 use crate::chain::{
     Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, SentExtent, Tag,
@@ -120,9 +120,9 @@ impl Trails {
         Ok(())
     }
 
-    /// Returns the number of the next block of a level; `None` until it is known.
-    pub(super) fn next(&self, level: Level) -> Option<u64> {
-        self.by_level.get(&level).and_then(Trail::next)
+    /// Returns the place of a level's walk; `None` until it is known.
+    pub(super) fn place(&self, level: Level) -> Option<WalkPlace> {
+        self.by_level.get(&level).and_then(Trail::place)
     }
 
     /// Returns the extent of a level's walk; `None` until it has begun.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use alloy_primitives::B256;
 use serde_json::json;
 
 use super::{Desk, all_logs, header, words};
-use crate::chain::{Cursor, Page};
+use crate::chain::{BlockRef, Cursor, Page};
 use crate::clock::Moment;
-use crate::subscription::replay_group::GroupKey;
-use crate::subscription::{Level, LogFilter, Stream};
+use crate::subscription::block_filter::{BlockFilter, Include};
+use crate::subscription::replay_group::{GroupKey, WaitFor};
+use crate::subscription::{Level, LogFilter, Start, Stream, Topic};
 
 /// Plays a story to a client of heads and logs that resumes behind a block, of whose logs `told` is the last that it has,
 /// and returns what it is told. The parts of the story are what happens before, what happens after, and what is told.
@@ -50,5 +52,60 @@ async fn heads_of_a_level_wait_for_the_logs_of_a_client_that_resumes() {
     ] {
         let expected = story.rsplit(" | ").next().unwrap();
         assert_eq!(resumed(depth, told, behind, story).await, expected, "{story}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_behind_a_block_that_memory_does_not_know_joins_no_walk_by_its_number() {
+    // The block of the client's is of another branch, or of this one, below the blocks in memory.
+    for (own, level, is_found) in [
+        (of_another_branch(2), Level::Head, false),
+        (of_another_branch(2), Level::Confirmations(1), false),
+        (header(2).block, Level::Head, true),
+        (header(2).block, Level::Confirmations(1), true),
+        (of_another_branch(3), Level::Head, false),
+    ] {
+        let desk = Desk::new(8);
+        let (other, client) = (desk.client(&Arc::default()).await, desk.client(&Arc::default()).await);
+        let stream = || {
+            Stream::Blocks(BlockFilter {
+                logs: LogFilter::default(),
+                include: Include::default(),
+            })
+        };
+        let _walk = desk.subscribe(&other, Topic::Trailing(level, stream(), Start::Live));
+        desk.play("h1 l1");
+        desk.registry.advance_trails();
+        desk.play("h2 l2 h3 l3");
+        desk.registry.advance_trails();
+        let cursor = Cursor::behind(own, None);
+        let subscription = desk
+            .registry
+            .resume(Some(level), stream(), Some(cursor), &client.writer);
+        subscription.recipient.release(Moment::START);
+        let key = GroupKey::new(client.writer.id(), Some(level));
+        let step = |story: &str| {
+            desk.play(story);
+            desk.registry.advance_trails();
+            desk.registry.replay(key, &Page::default()).until
+        };
+        let until = [step(""), step("h4 l4")];
+        let is_lost = |until: &WaitFor| matches!(until, WaitFor::Located(_, lost) if lost.block == own);
+        if is_found {
+            assert!(
+                until.iter().any(|until| matches!(until, WaitFor::Done)),
+                "{level:?}: {until:?}"
+            );
+        } else {
+            assert!(is_lost(&until[1]), "{level:?} {own:?}: {until:?}");
+        }
+    }
+}
+
+/// Returns a block of this number that no desk knows.
+fn of_another_branch(number: u64) -> BlockRef {
+    BlockRef {
+        number,
+        hash: B256::repeat_byte(0xee),
     }
 }
