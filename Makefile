@@ -98,10 +98,11 @@ fuzz: $(CARGO_FUZZ) ## each fuzz target for SECONDS=60 (needs the nightly toolch
 MINUTES ?= 10
 
 .PHONY: chaos
-chaos: build $(NODE_READY) ## real processes killed and stopped under load: make chaos [MINUTES=10] [SEED=n]
+chaos: build $(NODE_READY) ## real processes killed and stopped under load: make chaos [MINUTES=10] [SEED=n] [SHAPE=tree]
 	ANVIL=$(abspath $(INTEROP))/node_modules/.bin/anvil PROXY_BIN=$(TARGET_DIR)/release/headwater \
 	CHAOS_SECONDS=$$(($(MINUTES) * 60)) CHAOS_SEED=$(or $(SEED),$$(date +%s)) \
-	$(CARGO) test --locked --test chaos -- --exact chaos_costs_no_client_an_event
+	$(if $(SHAPE),CHAOS_GAPS=1) $(CARGO) test --locked --test chaos -- --exact \
+		$(if $(SHAPE),--ignored tree::chaos_in_a_$(SHAPE)_costs_no_client_an_event,chaos_costs_no_client_an_event)
 
 # Not GETH, which may be set for other tests: most rows need faults that no real node has on demand.
 # malloc keeps freed memory: where the host takes it back, getting the memory of a long answer anew takes longer than the answer.
@@ -170,6 +171,10 @@ $(HELM):
 	@[ -n "$(GO)" ] || { echo "make helm: Go not found; install Go 1.25 or newer" >&2; exit 1; }
 	@echo "installing helm $(HELM_VERSION), two minutes"
 	@GOBIN=$(abspath $(@D)) CGO_ENABLED=0 nice -n 10 $(GO) install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION)
+
+.PHONY: compose
+compose: build $(DEPLOY_READY) ## the compose files: references, settings, configurations (and docker's own reading, where it has compose)
+	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/compose.py
 
 .PHONY: schema
 schema: build $(DEPLOY_READY) ## the JSON Schema of the configuration: its verdicts are those of check-config

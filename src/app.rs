@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::devnet::Devnet;
 use crate::door::{Door, unix_now};
 use crate::extension::{self, Extension};
+use crate::fleet::Fleet;
 use crate::module;
 use crate::operator::{self, OperatorServer as _, OperatorService, UsageFileError, UsageLog};
 use crate::otlp::Exporter;
@@ -36,6 +37,7 @@ use crate::subscription::{self, Replays, SavedSessions, dispatch};
 use crate::telemetry::{AccessLog, AccessLogError, Metrics, Tracer};
 use crate::tls::Certificate;
 use crate::upstream::{self, Endpoint, Pool};
+use crate::webhooks::Webhooks;
 
 /// A failed start; one line with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -287,7 +289,7 @@ impl App {
         if !config.door.auth.required && config.door.auth.is_used() {
             info!("clients without a key or token are served too: set auth.required = true to refuse them");
         }
-        let door = Door::new(config.door, clock);
+        let (door, fleet) = Fleet::join(config.fleet, Door::new(config.door, clock), clock, &metrics);
         let extension = Extension::new(methods, config.rpc.max_response_bytes, metrics.clone());
         let services = Services::new(
             registry.clone(),
@@ -298,8 +300,9 @@ impl App {
             metrics.clone(),
             clock,
         );
-        let services = Arc::new(services.extended(extension));
+        let services = Arc::new(services.extended(extension).in_fleet(fleet.clone()));
         running.send_replace(Some(services.clone()));
+        let webhooks = Webhooks::start(services.clone(), config.webhooks);
         let readiness = Readiness::new(
             services.clone(),
             pool.clone(),
@@ -314,6 +317,7 @@ impl App {
             published: published.clone(),
             readiness: readiness.clone(),
             reload: follower.as_ref().map(Follower::handle),
+            webhooks: webhooks.clone(),
             usage,
         });
         let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
@@ -321,6 +325,7 @@ impl App {
             services: services.clone(),
             pool: pool.clone(),
             published,
+            webhooks: webhooks.clone(),
             registry: metrics_registry,
             readiness: readiness.clone(),
             access: Access::new(config.admin_token, admin_address),
@@ -352,6 +357,9 @@ impl App {
         ));
         critical.spawn(named("levels", replays.follow_levels()));
         critical.spawn(named("admin", admin::serve(admin_listener, admin, config.admin_hosts)));
+        if let Some(fleet) = fleet {
+            critical.spawn(named("fleet", fleet.run(pool.clone())));
+        }
         critical.spawn(named("operator", operator.clone().run()));
         let watched = services.clone();
         critical.spawn(named("client watch", async move {
@@ -367,7 +375,7 @@ impl App {
         if let Some(follower) = follower {
             critical.spawn(named(
                 "reload",
-                follower.run(services.clone(), certificate, pool.clone()),
+                follower.run(services.clone(), certificate, pool.clone(), webhooks.clone()),
             ));
         }
 
@@ -387,6 +395,7 @@ impl App {
         readiness.shut_down();
         closing.cancel();
         running.send_replace(None);
+        webhooks.stop().await;
         services.clients.drain(config.grace).await;
         if let Ok(tasks) = serving.await
             && tokio::time::timeout(Duration::from_secs(1), tasks.wait())

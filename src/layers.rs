@@ -11,34 +11,38 @@ use proc_macro2::{TokenStream, TokenTree};
 /// point one way.
 const LAYERS: &str = "
     # The binary: the command line, and its commands, which main starts.
-    main          app config devnet door reload telemetry
+    main          app config devnet door reload telemetry webhooks
     bench         deflate tls
     health
     # Messages to the service manager; knows nothing of the proxy.
     notify
-    operate       operator text
+    operate       operator text webhooks
     # Nodes write numbers in many ways; it reads them as the proxy does.
     tail          quantity text
     text
 
-    app           admin backplane chain clock config devnet door extension module operator otlp reload rpc server session subscription telemetry tls upstream
+    app           admin backplane chain clock config devnet door extension fleet module operator otlp reload rpc server session subscription telemetry tls upstream webhooks
     # The operator's API reads the state of all modules and acts on them; admin serves it without knowing its methods.
-    operator      admin chain clock delivery door reload session telemetry upstream
-    reload        config door telemetry tls upstream
+    operator      admin chain clock delivery door file_replacement reload session telemetry upstream webhooks
+    reload        config door telemetry tls upstream webhooks
     # A setting becomes what the module takes whose setting it is.
-    config        admin chain delivery devnet door method_pattern otlp rpc server session subscription telemetry tls upstream
-    admin         chain door server session telemetry upstream
+    config        admin chain delivery devnet door fleet method_pattern otlp rpc server session subscription telemetry tls upstream webhooks
+    admin         chain door server session telemetry upstream webhooks
     devnet
 
+    # Sessions within the process, whose events are posted to receivers.
+    webhooks      backoff delivery door file_replacement jsonrpc panics server session subscription telemetry
     # Sessions within the process, for servers of other programs.
     module        delivery door extension jsonrpc rpc session shares
     server        content_coding delivery door extension jsonrpc panics pieces rpc session shares telemetry tls
-    session       clock deflate delivery door extension jsonrpc panics rpc shares subscription telemetry
+    session       clock deflate delivery door extension file_replacement fleet jsonrpc panics rpc shares subscription telemetry
     # Callbacks of the embedding program: their outcomes are those of calls, their messages go into a client's queue.
     extension     clock delivery door jsonrpc panics rpc telemetry
     # Calls are answered from the published chain; the filter of a subscription finds the logs of its blocks.
     # Of delivery it takes the identifier of a subscription, for a polled filter is given one of the same kind.
     rpc           chain conduct content_coding delivery jsonrpc pieces quantity shares subscription telemetry upstream
+    # What clients used at other headwaters comes by calls to and from these, and is charged to accounts.
+    fleet         clock door jsonrpc telemetry upstream
     # An account holds what all connections of a client share, so the budget of its bytes (delivery's egress); a right is to
     # a kind of events, and a pass ends with a close reason.
     door          clock conduct delivery jsonrpc method_pattern shares
@@ -60,6 +64,7 @@ const LAYERS: &str = "
     conduct
     content_coding
     deflate
+    file_replacement
     jsonrpc
     panics        telemetry
     method_pattern

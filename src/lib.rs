@@ -24,6 +24,9 @@
 //!                > upstream::routing              sent to a node
 //!          < delivery::writer                     answers and events share one queue
 //!
+//! fleet    fleet         exchange > ledger        edges report their clients' use to roots, which answer with others'
+//!            > door                                a debt, which the account works off
+//!
 //! operator admin         listener > access        pages, the live one too, and who may use the API
 //!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
 //!
@@ -36,7 +39,7 @@
 //!
 //! The paths meet at the client's queue, at the pool of upstreams, and at the published chain (`chain::Published`): the
 //! registry applies events to it, rpc answers calls from it. `module` serves both to other jsonrpsee servers of the program,
-//! by sessions and calls within the process.
+//! by sessions and calls within the process; `webhooks` posts the events of such sessions to receivers.
 //!
 //! `docs/architecture.md` follows a head, a log, a subscription, a call and a resume step by step. `docs/design.md` has
 //! the event contract (E1 to E9) and the reasons of decisions, `docs/protocol.md` the details of the wire protocol that
@@ -91,7 +94,11 @@ pub mod session;
 
 pub mod extension;
 
+pub mod fleet;
+
 pub mod module;
+
+pub mod webhooks;
 
 pub mod rpc;
 
@@ -108,6 +115,7 @@ pub mod content_coding;
 pub mod deflate;
 #[cfg(test)]
 mod documents;
+mod file_replacement;
 pub mod jsonrpc;
 #[cfg(test)]
 mod layers;

@@ -1,5 +1,5 @@
-//! Reloads the configuration, on SIGHUP or when a file changes, and applies its settings about clients, its upstreams and
-//! its TLS certificate.
+//! Reloads the configuration, on SIGHUP or when a file changes, and applies its settings about clients, its upstreams, its
+//! webhooks and its TLS certificate.
 //!
 //! A configuration that is not valid is refused as a whole, and the old one stays in force. Files are polled every
 //! second rather than watched: polling works alike on every system and in every container, if a file is written,
@@ -19,6 +19,7 @@ use crate::door::Door;
 use crate::telemetry::{Event, OutcomeLabel};
 use crate::tls::Certificate;
 use crate::upstream::{Node, Pool, Reshaped};
+use crate::webhooks::{HooksReshaped, Webhooks};
 
 /// Interval between polls of the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,6 +49,8 @@ impl ConfigSource {
     /// Returns the state of the configuration file and of the files that it names.
     fn look(&self, typed: &typed::Config) -> Vec<Look> {
         let (auth, tls) = (&typed.auth, &typed.tls);
+        let of_hooks = typed.webhooks.values().flat_map(|own| [&own.secret_file, &own.ca]);
+        let of_hooks = of_hooks.flatten();
         let named = [
             &auth.jwt_secret_file,
             &auth.jwks_file,
@@ -55,7 +58,11 @@ impl ConfigSource {
             &tls.key,
             &tls.client_ca,
         ];
-        let named = named.into_iter().filter(|name| !name.is_empty()).map(Path::new);
+        let named = named
+            .into_iter()
+            .chain(of_hooks)
+            .filter(|name| !name.is_empty())
+            .map(Path::new);
         self.file.as_deref().into_iter().chain(named).map(Look::at).collect()
     }
 }
@@ -75,7 +82,11 @@ fn exposed(typed: &typed::Config) -> Vec<(&'static str, &str, u32)> {
         ("auth.jwt_secret_file", &typed.auth.jwt_secret_file),
         ("tls.key", &typed.tls.key),
     ];
-    let open = secrets.into_iter().filter_map(|(key, path)| {
+    let of_hooks = typed.webhooks.values().filter_map(|own| own.secret_file.as_ref());
+    let secrets = secrets
+        .into_iter()
+        .chain(of_hooks.map(|path| ("webhooks.NAME.secret_file", path)));
+    let open = secrets.filter_map(|(key, path)| {
         let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
         (mode & 0o007 != 0).then_some((key, path.as_str(), mode))
     });
@@ -138,7 +149,7 @@ impl ReloadHandle {
 #[derive(Debug)]
 pub struct Follower {
     source: ConfigSource,
-    /// The settings at the start, with `auth`, `tls` and `upstream` as last reloaded.
+    /// The settings at the start, with `auth`, `tls`, `upstream` and `webhooks` as last reloaded.
     typed: typed::Config,
     seen: Vec<Look>,
     /// The files at the last poll. A change is applied once two polls agree: a half-written file changes again.
@@ -179,6 +190,7 @@ impl Follower {
         services: Arc<impl AsRef<Door>>,
         certificate: Option<Arc<Certificate>>,
         pool: Arc<Pool>,
+        webhooks: Arc<Webhooks>,
     ) {
         let metrics = pool.metrics();
         let mut round = tokio::time::interval(LOOK);
@@ -209,6 +221,10 @@ impl Follower {
                 Ok((typed, config)) => {
                     (*services).as_ref().exchange(config.door);
                     self.reshape(&pool, &config.upstreams);
+                    let HooksReshaped { begun, ended } = webhooks.reshape(config.webhooks);
+                    if begun + ended > 0 {
+                        info!("webhooks: {begun} begin, {ended} end");
+                    }
                     // A reload turns TLS neither on nor off.
                     if let (Some(shown), Some(fresh)) = (&certificate, config.server.tls) {
                         shown.store(fresh);
@@ -268,9 +284,10 @@ impl Follower {
         if !self.typed.upstream.is_empty() {
             self.typed.upstream.clone_from(&typed.upstream);
         }
-        if (&typed.auth, &typed.tls) != (&self.typed.auth, &self.typed.tls) {
+        let named = |own: &typed::Config| (own.auth.clone(), own.tls.clone(), own.webhooks.clone());
+        if named(&typed) != named(&self.typed) {
             // The new settings may name other files.
-            (self.typed.auth, self.typed.tls) = (typed.auth, typed.tls);
+            (self.typed.auth, self.typed.tls, self.typed.webhooks) = named(&typed);
             self.seen = self.source.look(&self.typed);
         }
         needs_restart

@@ -1,12 +1,14 @@
 //! Metrics, the journal of notable events, the access log, spans, and the setup of the log.
 
 mod access_log;
+mod fleet;
 mod journal;
 mod log_setup;
 mod readings;
 mod record;
 pub mod request_id;
 pub mod trace;
+mod webhook_metrics;
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
@@ -20,12 +22,14 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogSettings, Carrier, Destination};
+pub use fleet::FleetMetrics;
 pub use journal::{Entry, Event, Journal, unix_millis};
 pub use log_setup::{LogFormat, init_log};
 pub use readings::{Reading, Readings, quantile};
 pub use record::{Attempt, CallOutcome, CallRecord, MessageRecord, Recorder, RequestRecord};
 pub use request_id::RequestId;
 pub use trace::{TraceParent, Tracer};
+pub use webhook_metrics::{WebhookLabel, WebhookMetrics, WebhookOutcomeLabel};
 
 /// A label such as `kind="newHeads"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +50,15 @@ pub struct ReasonLabel {
 pub struct BudgetLabel {
     /// Name of the budget, as in the section `[memory]` of the settings.
     pub budget: &'static str,
+}
+
+/// Labels such as `coding="gzip",stage="before"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PackedLabel {
+    /// Name of the content coding.
+    pub coding: &'static str,
+    /// `before` or `after` compression.
+    pub stage: &'static str,
 }
 
 /// A label such as `outcome="result"`.
@@ -91,6 +104,8 @@ pub struct Metrics {
     pub bytes_out: Counter,
     /// Bytes that compression saved on clients' sockets.
     pub bytes_saved: Counter,
+    /// Bytes of HTTP answers that were compressed, before and after.
+    pub packed_bytes: Family<PackedLabel, Counter>,
     /// Bytes read from clients' sockets.
     pub bytes_in: Counter,
     /// Seconds from the arrival of the node's message to the write on the client's socket.
@@ -162,6 +177,10 @@ pub struct Metrics {
     pub session_positions: Gauge,
     /// Positions of returning sessions, by outcome.
     pub session_claims: Family<OutcomeLabel, Counter>,
+    /// Webhooks.
+    pub webhooks: WebhookMetrics,
+    /// Exchange of quotas with other headwaters.
+    pub fleet: FleetMetrics,
     /// Notable events, for the operator's API.
     pub journal: Journal,
     /// Records of single requests, as far as they are on.
@@ -194,6 +213,7 @@ impl Metrics {
             deliveries: Family::default(),
             bytes_out: Counter::default(),
             bytes_saved: Counter::default(),
+            packed_bytes: Family::default(),
             bytes_in: Counter::default(),
             // 50 microseconds to 13 seconds.
             delivery_latency: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
@@ -231,6 +251,8 @@ impl Metrics {
             sessions: Gauge::default(),
             session_positions: Gauge::default(),
             session_claims: Family::default(),
+            webhooks: WebhookMetrics::default(),
+            fleet: FleetMetrics::default(),
             journal: Journal::default(),
             recorder: Recorder::default(),
             upstream_labels: Mutex::default(),
@@ -288,6 +310,11 @@ impl Metrics {
             "saved_bytes",
             "Bytes that compression saved on the way to WebSocket clients",
             metrics.bytes_saved.clone(),
+        );
+        r.register(
+            "packed_answer_bytes",
+            "Bytes of HTTP answers that were compressed, before and after, by coding",
+            metrics.packed_bytes.clone(),
         );
         r.register(
             "received_bytes",
@@ -448,7 +475,17 @@ impl Metrics {
             "Spans that were not exported: full (the exporter was behind) or refused (the collector did not take them)",
             metrics.spans_dropped.clone(),
         );
+        metrics.webhooks.add_to(r);
+        metrics.fleet.add_to(r);
         (metrics, registry)
+    }
+
+    /// Counts an HTTP answer that was compressed, by its bytes before and after.
+    pub fn count_packed(&self, coding: &'static str, before: usize, after: usize) {
+        for (stage, bytes) in [("before", before), ("after", after)] {
+            let label = PackedLabel { coding, stage };
+            self.packed_bytes.get_or_create(&label).inc_by(bytes as u64);
+        }
     }
 
     /// Counts refusals under this reason.

@@ -13,6 +13,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 /// Certificate used for new handshakes; a reload replaces it, and open connections keep theirs.
 pub type Certificate = ArcSwap<ServerConfig>;
 
+/// Protocol identifier of HTTP/2 (ALPN).
+pub const HTTP2: &[u8] = b"h2";
+
 /// Unusable files, described in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
@@ -38,6 +41,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Authorities that client certificates must be signed by; without any, no client certificate is requested.
     pub client_ca: Option<PathBuf>,
+    /// `true` if HTTP/2 is offered to clients, before HTTP/1.1.
+    pub http2: bool,
 }
 
 impl TlsFiles {
@@ -65,7 +70,8 @@ impl TlsFiles {
             }
         };
         let mut config = config.with_single_cert(certificates, key).map_err(|why| unfit(&why))?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let offered = self.http2.then_some(HTTP2).into_iter().chain([b"http/1.1".as_slice()]);
+        config.alpn_protocols = offered.map(<[u8]>::to_vec).collect();
         Ok(Arc::new(config))
     }
 }

@@ -204,6 +204,8 @@ def panels():
     p.graph("Bytes", "Bytes of WebSocket clients, and bytes that compression saved.",
             (total(rate("sent_bytes_total")), "sent"), (total(rate("received_bytes_total")), "received"),
             (total(rate("saved_bytes_total")), "saved"), unit="Bps", width=8)
+    p.graph("Compressed HTTP answers", "Bytes of HTTP answers that were compressed, before and after.",
+            (total(rate("packed_answer_bytes_total"), "coding, stage"), "{{coding}} {{stage}}"), unit="Bps", width=8)
     p.graph("Time of a call", "Duration of calls forwarded to nodes.",
             *((quantile(share, "forward_seconds"), name) for share, name in ((0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"))),
             unit="s", width=8)
@@ -234,6 +236,18 @@ def panels():
     p.graph("Events of unknown subscriptions", "Events of subscriptions at a node that headwater did not make; it ends each.",
             (total(rate("upstream_ownerless_events_total"), "instance"), "{{instance}}"), unit="cps", width=8)
 
+    p.row("Webhooks")
+    p.graph("Age of the oldest batch", "Time since the batch under way was made, by webhook: a line that climbs is a receiver that fails.",
+            (metric("webhook_lag_seconds"), "{{webhook}} {{instance}}"), unit="s", width=6)
+    p.graph("Events accepted", "Events that receivers have accepted.",
+            (total(rate("webhook_events_total"), "webhook"), "{{webhook}}"), unit="cps", width=6)
+    p.graph("Requests to receivers", "By outcome: accepted, failed (sent again), gone (the receiver answered 410).",
+            (total(rate("webhook_attempts_total"), "webhook, outcome"), "{{webhook}} {{outcome}}"), unit="reqps", width=6)
+    p.graph("Given up, gaps, disabled", "Events among the dead letters and gaps within an hour, and webhooks that are disabled.",
+            (f"sum by (webhook) (increase({metric('webhook_dead_events_total')}[1h]))", "dead {{webhook}}"),
+            (f"sum by (webhook) (increase({metric('webhook_gaps_total')}[1h]))", "gaps {{webhook}}"),
+            (f"max by (webhook) ({metric('webhook_disabled')})", "disabled {{webhook}}"), width=6)
+
     p.row("Fleet")
     p.graph("Difference of heads", "Blocks between the instance that is ahead and the one that is behind.",
             (f"max by (job) ({metric('head_number')}) - min by (job) ({metric('head_number')})", "{{job}}"), unit="none", width=6)
@@ -243,6 +257,13 @@ def panels():
     p.graph("Reloads", "Reloads of the configuration within ten minutes, by outcome.",
             (f"sum by (instance, outcome) (increase({metric('config_reloads_total')}[10m]))", "{{outcome}} {{instance}}"), width=6)
     p.graph("Restarts", "Restarts within an hour.", (f"resets({metric('connections_total')}[1h])", "{{instance}}"), width=6)
+    p.graph("Members", "Other headwaters whose quotas hold together with those of the instance, and instances that hear none although they should.",
+            (metric("fleet_members"), "members {{instance}}"), (metric("fleet_alone"), "alone {{instance}}"), width=8)
+    p.graph("Reports", "Reports of use between edges and roots, by outcome.",
+            (total(rate("fleet_reports_total"), "instance", "outcome"), "{{outcome}} {{instance}}"), unit="cps", width=8)
+    p.graph("Use elsewhere", "Units of requests that clients used at other headwaters, and accounts for which there was no room.",
+            (total(rate("fleet_foreign_units_total"), "instance"), "units {{instance}}"),
+            (total(rate("fleet_dropped_accounts_total"), "instance"), "no room {{instance}}"), unit="cps", width=8)
     p.graph("Records lost", "Lines missing in the access log, and spans that were not exported, per second.",
             (f"sum by (instance, reason) ({rate('access_log_dropped_total')})", "lines {{reason}} {{instance}}"),
             (f"sum by (instance, reason) ({rate('spans_dropped_total')})", "spans {{reason}} {{instance}}"), width=24)

@@ -34,6 +34,9 @@ PLAIN_HEADER = """\
 # Rendered from the chart in deploy/helm with deploy/helm/cases/plain.yaml (make helm UPDATE=1); set HEADWATER_UPSTREAM.
 """
 
+# Variables that are parts of the values of others.
+INTERPOLATED = {"EDGE_KEY"}
+
 # Values, each with a word of helm's refusal.
 REFUSED = (
     ("replicas=0", "replicas"),
@@ -44,6 +47,7 @@ REFUSED = (
     ("image.digest=sha256:1", "digest"),
     ("drain.graceSeconds=0", "graceSeconds"),
     ("roots.enabled=true", "roots.enabled needs nodes"),
+    ("roots.enabled=true,upstreams={ws://node:8546}", "roots.edgeKey"),
     ("ingress.enabled=true", "ingress.host"),
 )
 
@@ -102,7 +106,7 @@ def problems_of(objects):
                 if "configMap" in volume and ("ConfigMap", volume["configMap"]["name"]) not in names:
                     yield f"{where}: there is no ConfigMap {volume['configMap']['name']}"
             for variable in container["env"]:
-                if variable["name"] not in known:
+                if variable["name"] not in known | INTERPOLATED:
                     yield f"{where}: {variable['name']} is no setting"
                 path = pathlib.PurePosixPath(variable.get("value", ""))
                 if path.is_absolute() and not any(path.is_relative_to(mount["mountPath"]) for mount in container["volumeMounts"]):

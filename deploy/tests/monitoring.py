@@ -177,8 +177,11 @@ SILENT = {
     "headwater_rerouted_calls_total": "no call is sent again",
     "headwater_contents_awaited_seconds": "set once a subscriber waits",
     "headwater_session_claims_total": "no client of a session returns",
+    "headwater_packed_answer_bytes_total": "no client accepts compressed answers",
     "headwater_access_log_dropped_total": "no access log is written",
     "headwater_spans_dropped_total": "no spans are exported",
+    "headwater_webhook_": "there is no webhook",
+    "headwater_fleet_reports_total": "quotas are not shared",
 }
 
 

@@ -33,6 +33,7 @@ use crate::chain::{History, Published};
 use crate::session::Services;
 use crate::telemetry::{BudgetLabel, KindLabel, ReasonLabel, UpstreamLabel};
 use crate::upstream::Pool;
+use crate::webhooks::Webhooks;
 pub use access::{Access, Actor, AdminToken, Credential, Denied, TokenFileError};
 pub use api::Api;
 pub use listener::serve;
@@ -48,6 +49,8 @@ pub struct Admin {
     pub pool: Arc<Pool>,
     /// Published chain.
     pub published: Arc<Published>,
+    /// Webhooks.
+    pub webhooks: Arc<Webhooks>,
     /// All metrics.
     pub registry: Registry,
     /// Readiness.
@@ -131,6 +134,7 @@ impl Admin {
                 .set(late.age.as_secs_f64());
         }
         metrics.early_events.set(early as i64);
+        self.webhooks.refresh_metrics();
         self.refresh_upstreams();
         let (upstream, ours) = self.pool.answers_under_way();
         for (budget, bytes) in [
@@ -214,6 +218,10 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
             "subscriptions": state.subscriptions,
         })
     });
+    let fleet = admin.services.fleet.as_ref().map(|fleet| {
+        let state = fleet.state();
+        json!({"members": state.members, "accounts": state.accounts})
+    });
     let page = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": admin.readiness.check().is_ok(),
@@ -222,6 +230,8 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         "head": head,
         "finality": levels.collect::<Vec<_>>(),
         "upstreams": upstreams,
+        "webhooks": admin.webhooks.status(),
+        "fleet": fleet,
     });
     ([(header::CONTENT_TYPE, "application/json")], format!("{page:#}\n"))
 }

@@ -32,7 +32,7 @@ macro_rules! files {
 }
 
 /// The files.
-const FILES: [File; 21] = files! {
+const FILES: [File; 22] = files! {
     "index.html": "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
@@ -54,6 +54,7 @@ const FILES: [File; 21] = files! {
     "try.js": "text/javascript; charset=utf-8",
     "upstreams.js": "text/javascript; charset=utf-8",
     "usage.js": "text/javascript; charset=utf-8",
+    "webhooks.js": "text/javascript; charset=utf-8",
 };
 
 /// File of the page.

@@ -23,6 +23,7 @@ const LIVE: &[&str] = &[
     "server.max_handshakes",
     "tls.",
     "upstream",
+    "webhooks.",
 ];
 
 /// Checks if a reload changes this setting for connected clients.

@@ -2,13 +2,15 @@
 //! generated.
 
 mod key_table;
+mod named_keys;
 
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::Value;
 
-use self::key_table::NAMED_EXAMPLE;
-pub(super) use self::key_table::{KEYS, NAMED};
+pub(super) use self::key_table::KEYS;
+pub(super) use self::named_keys::NAMED;
+use self::named_keys::NAMED_EXAMPLE;
 use super::{changes, schema, typed};
 
 /// Returns all keys, dotted.
@@ -23,6 +25,7 @@ pub(super) fn keys_of(section: &str) -> Vec<String> {
     match section.split_once('.') {
         Some(("plans", _)) => keys().filter_map(|key| key.strip_prefix("limits.")).map(own).collect(),
         Some(("keys", _)) => named("keys.NAME.").map(own).collect(),
+        Some(("webhooks", _)) => named("webhooks.NAME.").map(own).collect(),
         Some(("upstream", _)) => named("upstream[].").map(own).collect(),
         _ => Vec::new(),
     }

@@ -34,6 +34,12 @@ pub struct Change {
 /// Settings whose values may hold a password or an API key in an address.
 const SECRET: &[&str] = &["upstream"];
 
+/// Checks if a value may hold a secret: an address of a node, or a webhook or its address.
+fn is_secret(key: &str) -> bool {
+    let of_hook = key.strip_prefix("webhooks.");
+    SECRET.contains(&key) || of_hook.is_some_and(|own| !own.contains('.') || own.ends_with(".url"))
+}
+
 /// Returns the settings that differ, in the order of their keys.
 #[must_use]
 pub fn differences(old: &typed::Config, new: &typed::Config) -> Vec<Change> {
@@ -45,7 +51,7 @@ pub fn differences(old: &typed::Config, new: &typed::Config) -> Vec<Change> {
     );
     let text = |values: &Figment, key: &str| values.find_value(key).map_or(String::new(), |value| toml_text(&value));
     let change = |key: String| Change {
-        values: (!SECRET.contains(&key.as_str())).then(|| (text(&old_values, &key), text(&new_values, &key))),
+        values: (!is_secret(&key)).then(|| (text(&old_values, &key), text(&new_values, &key))),
         effect: if is_refused && key == "upstream" {
             Effect::Refused
         } else if waiting.contains(&key) {
@@ -130,6 +136,20 @@ mod tests {
             "upstream = [\"ws://127.0.0.1:1\"]",
             expect![[r"
                 reload   upstream: changed
+            "]],
+        );
+    }
+
+    #[test]
+    fn webhooks_change_by_reload_and_their_addresses_are_not_printed() {
+        check(
+            "[webhooks.a]\nurl = \"https://a/?key=x\"\nbatch = 1\n[webhooks.c]\nurl = \"https://c\"",
+            "[webhooks.a]\nurl = \"https://a/?key=y\"\nbatch = 2\n[webhooks.b]\nurl = \"https://b\"",
+            expect![[r"
+                reload   webhooks.a.batch: 1 -> 2
+                reload   webhooks.a.url: changed
+                reload   webhooks.b: changed
+                reload   webhooks.c: changed
             "]],
         );
     }

@@ -6,6 +6,7 @@
 mod changes;
 mod describe;
 mod difference;
+mod hooks;
 mod load;
 mod policy;
 mod schema;
@@ -20,17 +21,19 @@ use std::time::Duration;
 use crate::admin::AdminToken;
 use crate::chain::HistorySettings;
 use crate::delivery::WriterLimits;
-use crate::door::{Hosts, Policy};
+use crate::door::{AccountSecret, Hosts, Policy};
+use crate::fleet::FleetSettings;
 use crate::method_pattern::Patterns;
 use crate::otlp::OtlpSettings;
 use crate::rpc::RpcSettings;
-use crate::server::ServerSettings;
+use crate::server::{Http2, Http2Settings, ServerSettings};
 use crate::session::{KeepaliveSettings, SessionSettings};
 use crate::subscription::{ReplaySettings, SessionLimits};
 use crate::telemetry::trace::Sampling;
 use crate::telemetry::{AccessLogSettings, Destination, LogFormat};
 use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
+use crate::webhooks::HookSettings;
 
 use url::Url;
 
@@ -39,6 +42,12 @@ pub use describe::{example, reference};
 pub use difference::{Change, Effect, differences};
 pub use load::{Flags, load};
 pub use schema::schema;
+
+/// Shortest interval between two exchanges of quotas.
+const LEAST_EXCHANGE: Duration = Duration::from_millis(50);
+
+/// Shortest secret of a fleet, in characters.
+const LEAST_SECRET: usize = 32;
 
 /// An unusable configuration; one line that names the key and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +83,8 @@ pub struct Config {
     pub server: ServerSettings,
     /// Bounds of the positions of sessions.
     pub positions: SessionLimits,
+    /// Exchange of quotas with other headwaters; `None` if it is off.
+    pub fleet: Option<FleetSettings>,
     /// File for the positions of sessions over a restart.
     pub positions_file: Option<PathBuf>,
     /// Settings of each session.
@@ -96,6 +107,8 @@ pub struct Config {
     pub access_log: Option<AccessLogSettings>,
     /// Export of spans; `None` if it is off.
     pub tracing: Option<OtlpSettings>,
+    /// Webhooks; replaced by a reload.
+    pub webhooks: Vec<HookSettings>,
     /// Settings of the embedded chain, used if there is no upstream.
     pub devnet: crate::devnet::Config,
 }
@@ -161,6 +174,7 @@ impl Config {
                     certificate,
                     key,
                     client_ca,
+                    http2: typed.server.http2 != Http2::Off,
                 };
                 Some(files.load().map_err(|why| bad("tls", &why))?)
             }
@@ -240,6 +254,13 @@ impl Config {
                 write_deadline: positive("delivery.write_deadline", delivery.write_deadline)?,
                 compression: delivery.compression == typed::Compression::On,
                 http_compression: typed.server.http_compression == typed::Compression::On,
+                http2: Http2Settings {
+                    offered: typed.server.http2,
+                    max_streams: u32::try_from(at_least("server.http2_streams", typed.server.http2_streams, 1)?)
+                        .map_err(|_| bad("server.http2_streams", &"must be below 4,294,967,296"))?,
+                    ping_interval: positive("keepalive.ping_interval", typed.keepalive.ping_interval)?,
+                    silence_timeout: typed.keepalive.silence_timeout,
+                },
                 proxied: typed.server.proxy_protocol,
                 tls: certificate,
             },
@@ -250,6 +271,7 @@ impl Config {
                 max: at_least("sessions.max", typed.sessions.max, 1)?,
                 max_bytes: bytes("memory.sessions", typed.memory.sessions, 64 << 10)?,
             },
+            fleet: fleet(&typed.fleet)?,
             positions_file: file(&typed.sessions.file),
             session: SessionSettings {
                 silence_timeout: typed.keepalive.silence_timeout,
@@ -278,6 +300,7 @@ impl Config {
             log_filter: typed.log.filter.clone(),
             access_log: access_log(&typed.log)?,
             tracing: tracing(&typed.tracing)?,
+            webhooks: hooks::check(&typed.webhooks)?,
             devnet: crate::devnet::Config {
                 seed: typed.devnet.seed,
                 block_time: Some(positive("devnet.block_time", typed.devnet.block_time)?),
@@ -313,6 +336,39 @@ fn upstream(typed: &typed::Upstream) -> Result<Node, ConfigError> {
             ..node(&own.address)?
         }),
     }
+}
+
+fn fleet(typed: &typed::Fleet) -> Result<Option<FleetSettings>, ConfigError> {
+    const KEY: &str = "fleet.secret_file";
+    if typed.exchange < LEAST_EXCHANGE {
+        return Err(bad("fleet.exchange", &"must be at least 50ms"));
+    }
+    if typed.secret_file.is_empty() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&typed.secret_file).map_err(|why| {
+        bad(
+            KEY,
+            &format_args!(
+                "cannot read {}: {why}; create it with `openssl rand -hex 32`",
+                typed.secret_file
+            ),
+        )
+    })?;
+    let secret = text.trim();
+    if secret.len() < LEAST_SECRET {
+        return Err(bad(
+            KEY,
+            &format_args!(
+                "{} holds less than {LEAST_SECRET} characters: create it with `openssl rand -hex 32`",
+                typed.secret_file
+            ),
+        ));
+    }
+    Ok(Some(FleetSettings {
+        secret: AccountSecret::new(secret.as_bytes()),
+        exchange: typed.exchange,
+    }))
 }
 
 fn access_log(typed: &typed::Log) -> Result<Option<AccessLogSettings>, ConfigError> {

@@ -33,6 +33,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
     let (limits, server) = (&typed.limits, &typed.server);
     let everybodys = Rights {
         key: None,
+        edge: false,
         plan: Arc::new(plan(limits, DEFAULT, "limits", &typed::Plan::default())?),
         methods: Methods {
             allowed: patterns("methods.allowed", &typed.methods.allowed)?,
@@ -92,7 +93,7 @@ pub(super) fn check(typed: &typed::Config) -> Result<Policy, ConfigError> {
                     &"has no effect with edge = true: the edge limits its own clients; remove one of both",
                 ));
             }
-            rights.plan = edge_plan.clone();
+            (rights.edge, rights.plan) = (true, edge_plan.clone());
         }
         if let Some(methods) = &own.methods {
             rights.methods = Methods {

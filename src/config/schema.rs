@@ -55,6 +55,8 @@ pub fn schema() -> String {
     top.insert("plans".into(), named("Plans of clients, by name.", &plan()));
     let key = table("keys.NAME.", "hash");
     top.insert("keys".into(), named("API keys, by the names of their owners.", &key));
+    let hook = table("webhooks.NAME.", "url");
+    top.insert("webhooks".into(), named("Webhooks, by names of your own.", &hook));
     let mut schema = object(top);
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["$id"] = json!(ADDRESS);
@@ -88,6 +90,7 @@ fn table(prefix: &str, required: &str) -> Json {
             let table = Dict::from([(required.to_owned(), Value::from("x")), (name.to_owned(), value)]);
             match prefix {
                 "upstream[]." => read("upstream", Value::from(vec![Value::from(table)])),
+                "webhooks.NAME." => read("webhooks.x", Value::from(table)),
                 _ => read("keys.x", Value::from(table)),
             }
         };

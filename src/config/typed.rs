@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::chain::Verify;
 use crate::door::{CredentialSource, Development, ForwardedHeader, PUBLIC, Unknown};
 use crate::otlp::Protocol;
+use crate::server::Http2;
 use crate::telemetry::LogFormat;
 use crate::upstream::{NodeCompression, Share};
 
@@ -36,10 +37,12 @@ pub struct Config {
     pub history: History,
     pub subscriptions: Subscriptions,
     pub sessions: Sessions,
+    pub fleet: Fleet,
     pub limits: Limits,
     pub plans: BTreeMap<String, Plan>,
     pub auth: Auth,
     pub keys: BTreeMap<String, Key>,
+    pub webhooks: BTreeMap<String, Webhook>,
     pub delivery: Delivery,
     pub memory: Memory,
     pub keepalive: Keepalive,
@@ -68,10 +71,12 @@ impl Default for Config {
             history: History::default(),
             subscriptions: Subscriptions::default(),
             sessions: Sessions::default(),
+            fleet: Fleet::default(),
             limits: Limits::default(),
             plans: BTreeMap::new(),
             auth: Auth::default(),
             keys: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
             delivery: Delivery::default(),
             memory: Memory::default(),
             keepalive: Keepalive::default(),
@@ -294,6 +299,36 @@ pub struct Key {
     pub addresses: Option<Vec<String>>,
 }
 
+/// One webhook; see [`crate::webhooks`]. `None` takes the default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Webhook {
+    pub url: String,
+    pub stream: Option<String>,
+    pub secret_file: Option<String>,
+    pub state: Option<String>,
+    pub batch: Option<usize>,
+    pub batch_bytes: Option<ByteSize>,
+    #[serde(default, with = "humantime_serde")]
+    pub timeout: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub retry_max: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub retry_for: Option<Duration>,
+    pub dead_letters: Option<String>,
+    pub dead_letters_bytes: Option<ByteSize>,
+    #[serde(default)]
+    pub allow_private: bool,
+    pub ca: Option<String>,
+}
+
+section!(Fleet, "Quotas that hold for several headwaters." {
+    secret_file: String = String::new(),
+    #[serde(with = "humantime_serde")]
+    exchange: Duration = Duration::from_millis(100),
+});
+
 section!(Delivery, "Delivery of events." {
     #[serde(with = "humantime_serde")]
     holdoff: Duration = Duration::from_millis(10),
@@ -348,6 +383,8 @@ section!(Server, "Admission of clients." {
     #[serde(with = "humantime_serde")]
     header_timeout: Duration = Duration::from_secs(10),
     http_compression: Compression = Compression::On,
+    http2: Http2 = Http2::On,
+    http2_streams: usize = 128,
     proxy_protocol: bool = false,
     reuse_port: bool = false,
 });

@@ -3,7 +3,8 @@
 use std::io::{self, Write as _};
 
 use bytes::Bytes;
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+use crc32fast::Hasher;
+use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::ContentCoding;
 
@@ -74,7 +75,7 @@ pub fn pack(coding: ContentCoding, text: &[Bytes]) -> io::Result<Packed> {
 fn gzip(text: &[Bytes]) -> io::Result<Packed> {
     let mut packer = Compress::new(Compression::new(GZIP_LEVEL), false);
     let mut blocks = Vec::with_capacity(STEP);
-    let mut crc = Crc::new();
+    let mut crc = Hasher::new();
     for piece in text {
         crc.update(piece);
         deflate(&mut packer, piece, FlushCompress::None, &mut blocks)?;
@@ -83,7 +84,7 @@ fn gzip(text: &[Bytes]) -> io::Result<Packed> {
     deflate(&mut packer, &[], FlushCompress::Sync, &mut blocks)?;
     Ok(Packed::Gzip {
         blocks: blocks.into(),
-        crc: crc.sum(),
+        crc: crc.finalize(),
         length: text.iter().map(Bytes::len).sum(),
     })
 }
@@ -166,12 +167,12 @@ pub fn body(before: &[u8], packed: &Packed, after: &[u8]) -> Vec<Bytes> {
                 stored(&mut tail, part, is_last);
             }
             let check = |text: &[u8]| {
-                let mut crc = crc32fast::Hasher::new();
+                let mut crc = Hasher::new();
                 crc.update(text);
                 crc
             };
             let mut whole = check(before);
-            whole.combine(&crc32fast::Hasher::new_with_initial_len(*crc, *length as u64));
+            whole.combine(&Hasher::new_with_initial_len(*crc, *length as u64));
             whole.combine(&check(after));
             let total = (before.len() + length + after.len()) as u32;
             tail.extend_from_slice(&whole.finalize().to_le_bytes());

@@ -25,6 +25,8 @@ pub struct Egress {
     /// Time after [`Moment::START`] at which the bytes sent so far are paid off, in microseconds: at high rates the
     /// cost of a message is below a millisecond.
     paid_at: AtomicU64,
+    /// Bytes charged since the start.
+    sent: AtomicU64,
     owner: Owner,
 }
 
@@ -46,6 +48,7 @@ impl Egress {
         Self {
             rate: AtomicU64::new(rate),
             paid_at: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             owner: Owner::default(),
         }
     }
@@ -84,11 +87,39 @@ impl Egress {
         if rate == 0 || bytes == 0 {
             return;
         }
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
         let earliest = micros(now).saturating_sub(SAVED);
-        let cost = u64::try_from(bytes as u128 * 1_000_000 / u128::from(rate)).unwrap_or(u64::MAX);
+        let cost = cost(bytes as u64, rate);
         let pay = |paid_at: u64| Some(paid_at.max(earliest).saturating_add(cost));
         let _ = self.paid_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
     }
+
+    /// Returns the bytes that were charged since the start; those of a time without a limit do not count.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Charges `bytes` that other headwaters sent. A debt by this charge is paid off within a second.
+    pub fn charge_foreign(&self, bytes: u64, now: Moment) {
+        let rate = self.rate.load(Ordering::Relaxed);
+        if rate == 0 || bytes == 0 {
+            return;
+        }
+        let now = micros(now);
+        let (earliest, latest) = (now.saturating_sub(SAVED), now.saturating_add(SAVED));
+        let cost = cost(bytes, rate);
+        let pay = |paid_at: u64| {
+            let next = paid_at.max(earliest).saturating_add(cost).min(latest);
+            Some(next.max(paid_at))
+        };
+        let _ = self.paid_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+    }
+}
+
+/// Returns the time that bytes cost at a rate, in microseconds.
+fn cost(bytes: u64, rate: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * 1_000_000 / u128::from(rate)).unwrap_or(u64::MAX)
 }
 
 /// Returns the time from [`Moment::START`] to `at` in microseconds.
@@ -100,6 +131,19 @@ fn micros(at: Moment) -> u64 {
 mod tests {
     use super::*;
     use crate::clock::at;
+
+    #[test]
+    fn bytes_of_others_delay_by_a_second_at_most() {
+        let egress = Egress::new(1000);
+        egress.charge_foreign(400, at(10_000));
+        assert_eq!(egress.allowance(at(10_000)), Allowance::Bytes(600));
+        egress.charge_foreign(u64::MAX, at(10_000));
+        assert_eq!(egress.allowance(at(10_000)), Allowance::NotBefore(at(11_000)));
+        egress.charge(3000, at(10_000));
+        egress.charge_foreign(1, at(10_000));
+        assert_eq!(egress.allowance(at(10_000)), Allowance::NotBefore(at(14_000)));
+        assert_eq!(egress.sent(), 3000);
+    }
 
     #[test]
     fn a_second_is_saved_up_and_what_is_above_is_paid_for_afterwards() {

@@ -126,11 +126,30 @@ impl Pipe {
         Poll::Ready(read.is_ok_and(|read| read > 0).then_some(bytes))
     }
 
+    /// Polls for the number of unread bytes; 0 at the end of the stream.
+    pub fn poll_unread(&self, cx: &Context<'_>) -> Poll<usize> {
+        std::task::ready!(self.incoming.poll_readable(cx));
+        Poll::Ready(self.incoming.0.lock().bytes.len())
+    }
+
+    /// Takes up to `most` unread bytes; none if there are none.
+    #[must_use]
+    pub fn take(&self, most: usize) -> Bytes {
+        let mut bytes = Bytes::new();
+        // Nothing to read, and the end: both are no bytes.
+        drop(
+            self.incoming
+                .try_read(most, |unread| bytes = Bytes::copy_from_slice(unread)),
+        );
+        bytes
+    }
+
     pub(super) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         self.incoming.poll_readable(cx)
     }
 
-    pub(super) fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Polls until the other end takes bytes, or is gone.
+    pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
         self.outgoing.poll_writable(cx)
     }
 
@@ -139,12 +158,16 @@ impl Pipe {
         self.incoming.try_read(most, |bytes| buffer.extend_from_slice(bytes))
     }
 
-    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Writes as much as the other end takes; returns the bytes taken.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it takes nothing, `BrokenPipe` if it is gone.
+    pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.outgoing.try_write(slices)
     }
 
     /// Ends this end's direction.
-    pub(super) fn shut(&self) {
+    pub fn shut(&self) {
         self.outgoing.close();
     }
 }

@@ -302,11 +302,18 @@ impl ClientWriter {
     pub fn peer_closed(&self, code: Option<u16>) {
         let mut state = self.state.lock();
         state.echoed = true;
-        if matches!(state.phase, Phase::Closing(_)) {
+        if let Phase::Closing(reason) = state.phase {
+            state.is_acknowledged = code == reason.code();
             self.pump(&mut state);
         } else {
             self.begin_close(&mut state, CloseReason::Goodbye(code));
         }
+    }
+
+    /// Checks if the peer has answered our close frame: it has everything that was sent before.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.state.lock().is_acknowledged
     }
 
     /// Drops the socket at once, even in the middle of a frame.

@@ -6,6 +6,7 @@
 
 mod listing;
 mod report;
+mod shared;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -16,13 +17,14 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use governor::clock::{Clock as _, DefaultClock};
-use governor::middleware::StateInformationMiddleware;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::listing::Listing;
-use super::{Identity, Policy, Rights, Usage, UsageSums};
+use self::shared::{SharedAccount, SharedAccounts};
+use super::quota::RequestQuota;
+use super::{Identity, Places, Policy, Rights, Usage, UsageSums};
 use crate::clock::{AtomicMoment, Moment};
 use crate::conduct::Conduct;
 use crate::delivery::Egress;
@@ -65,16 +67,13 @@ pub enum Limit {
     IndexEntries(usize),
 }
 
-/// Quota that knows what is left of it; for a charge that costs no more than without.
-type Limiter = DefaultDirectRateLimiter<StateInformationMiddleware>;
-
 /// Rights of an account in force, and the quotas that belong to them.
 #[derive(Debug)]
 pub struct Terms {
     /// Rights of the account's identity.
     pub rights: Arc<Rights>,
-    requests: Arc<Limiter>,
-    handshakes: Arc<Limiter>,
+    requests: Arc<RequestQuota>,
+    handshakes: Arc<DefaultDirectRateLimiter>,
     conduct: Arc<Conduct>,
     usage: Arc<Usage>,
 }
@@ -82,11 +81,11 @@ pub struct Terms {
 impl Terms {
     fn new(rights: Arc<Rights>) -> Self {
         let plan = &rights.plan;
-        let requests = Quota::per_second(plan.requests_per_second).allow_burst(plan.request_burst);
+        let requests = RequestQuota::new(plan.requests_per_second, plan.request_burst, DefaultClock::default());
         let handshakes = Quota::per_minute(plan.handshakes_per_minute);
         Self {
-            requests: Arc::new(RateLimiter::direct(requests).with_middleware()),
-            handshakes: Arc::new(RateLimiter::direct(handshakes).with_middleware()),
+            requests: Arc::new(requests),
+            handshakes: Arc::new(RateLimiter::direct(handshakes)),
             conduct: Arc::default(),
             usage: Arc::default(),
             rights,
@@ -166,31 +165,21 @@ impl Terms {
     /// charged.
     #[must_use]
     pub fn take_requests_left(&self) -> u32 {
-        self.requests.check().map_or(0, |left| left.remaining_burst_capacity())
+        self.requests.take(NonZeroU32::MIN).unwrap_or(0)
     }
 
     fn charge_units(&self, units: u32) -> Result<(), Exceeded> {
         let Some(charge) = NonZeroU32::new(units) else {
             return Ok(());
         };
-        match take(&self.requests, charge) {
-            Ok(()) => self.usage.charged(units.into()),
+        match self.requests.take(charge) {
+            Ok(_) => self.usage.charged(units.into()),
             Err(exceeded) => {
                 self.usage.refused();
                 return Err(exceeded);
             }
         }
         Ok(())
-    }
-}
-
-fn take(limiter: &Limiter, units: NonZeroU32) -> Result<(), Exceeded> {
-    match limiter.check_n(units) {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(until)) => Err(Exceeded {
-            retry_after: Some(until.wait_time_from(DefaultClock::default().now())),
-        }),
-        Err(_) => Err(Exceeded { retry_after: None }),
     }
 }
 
@@ -209,6 +198,8 @@ pub struct Account {
     index_entries: AtomicUsize,
     listing: Listing,
     revoked: AtomicBool,
+    /// Part that other headwaters know of; `None` if quotas are not shared.
+    shared: Option<Box<SharedAccount>>,
     /// Moment at which the account was first found unused; `None` while it is in use.
     unused_since: AtomicMoment,
 }
@@ -218,7 +209,7 @@ impl Account {
         self.terms.load().conduct.has_consequence(Instant::now())
     }
 
-    fn new(identity: Identity, rights: Arc<Rights>) -> Self {
+    fn new(identity: Identity, rights: Arc<Rights>, shared: Option<Box<SharedAccount>>) -> Self {
         Self {
             number: NUMBERS.hash_one(&identity),
             identity,
@@ -229,6 +220,7 @@ impl Account {
             index_entries: AtomicUsize::new(0),
             listing: Listing::default(),
             revoked: AtomicBool::new(false),
+            shared,
             unused_since: AtomicMoment::default(),
         }
     }
@@ -251,6 +243,7 @@ impl Account {
             Identity::Network(network) => network.to_string(),
             Identity::Connection(number) => format!("connection {number}"),
             Identity::Within(number) => format!("connection {number} of the embedding program"),
+            Identity::Webhook(name) => format!("webhook {name}"),
         }
     }
 
@@ -301,7 +294,17 @@ impl Account {
     /// # Errors
     /// [`Exceeded`] if the quota of handshakes is used up.
     pub fn charge_handshake(&self) -> Result<(), Exceeded> {
-        take(&self.terms.load().handshakes, NonZeroU32::MIN)
+        let charged = self.terms.load().handshakes.check();
+        charged.map_err(|until| Exceeded {
+            retry_after: Some(until.wait_time_from(DefaultClock::default().now())),
+        })
+    }
+
+    /// Returns the places of the account that are in use at other headwaters.
+    fn foreign_places(&self) -> Places {
+        self.shared
+            .as_ref()
+            .map_or_else(Places::default, |shared| shared.foreign_places())
     }
 
     /// Takes a place for one more connection; `None` at the plan's limit.
@@ -310,6 +313,7 @@ impl Account {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         // A place above the limit is given back when it is dropped.
         let place = ConnectionSlot(self.clone());
+        let before = before.saturating_add(self.foreign_places().connections as usize);
         (before < self.terms.load().rights.plan.max_connections).then_some(place)
     }
 
@@ -325,6 +329,9 @@ impl Account {
         let reserved = Reserved::new(self.clone(), counted);
         let terms = self.terms.load();
         let plan = &terms.rights.plan;
+        let foreign = self.foreign_places();
+        let subscriptions = subscriptions.saturating_add(foreign.subscriptions as usize);
+        let entries = entries.saturating_add(foreign.index_entries as usize);
         if subscriptions >= plan.max_subscriptions_per_client {
             return Err(Limit::Subscriptions(plan.max_subscriptions_per_client));
         }
@@ -358,6 +365,8 @@ impl Drop for ConnectionSlot {
 pub struct Accounts {
     all: Mutex<HashMap<Identity, Arc<Account>>>,
     max: usize,
+    /// Names of the accounts between headwaters; `None` if quotas are not shared.
+    shared: Option<SharedAccounts>,
 }
 
 impl Default for Accounts {
@@ -365,6 +374,7 @@ impl Default for Accounts {
         Self {
             all: Mutex::default(),
             max: MAX_ACCOUNTS,
+            shared: None,
         }
     }
 }
@@ -373,7 +383,7 @@ impl Accounts {
     /// Returns the account of an identity, or a new one with these rights; `None` if the table is full of accounts in
     /// use.
     #[must_use]
-    pub fn open(&self, identity: Identity, rights: Arc<Rights>) -> Option<Arc<Account>> {
+    pub fn open(&self, identity: Identity, rights: Arc<Rights>, now: Moment) -> Option<Arc<Account>> {
         let mut all = self.all.lock();
         if let Some(account) = all.get(&identity) {
             account.unused_since.store(None);
@@ -389,15 +399,20 @@ impl Accounts {
                 return None;
             }
         }
-        let account = Arc::new(Account::new(identity.clone(), rights));
+        let shared = self.shared.as_ref();
+        let own = shared.and_then(|shared| shared.share(&identity));
+        let account = Arc::new(Account::new(identity.clone(), rights, own));
+        if let Some(shared) = shared {
+            shared.opened(&account, now);
+        }
         all.insert(identity, account.clone());
         Some(account)
     }
 
     /// Like [`Self::open`], for a client that its own server admits: if the table is full, its account is in no table.
-    pub(super) fn open_within(&self, identity: Identity, rights: Arc<Rights>) -> Arc<Account> {
-        self.open(identity.clone(), rights.clone())
-            .unwrap_or_else(|| Arc::new(Account::new(identity, rights)))
+    pub(super) fn open_within(&self, identity: Identity, rights: Arc<Rights>, now: Moment) -> Arc<Account> {
+        self.open(identity.clone(), rights.clone(), now)
+            .unwrap_or_else(|| Arc::new(Account::new(identity, rights, None)))
     }
 
     pub(super) fn review(&self, policy: &Policy) {
@@ -424,6 +439,9 @@ impl Accounts {
             }
         });
         all.shrink_to_fit();
+        if let Some(shared) = &self.shared {
+            shared.forget_idle(now);
+        }
     }
 
     /// Returns the usage since the last call, by account; the accounts without key or token together as `anonymous`.
@@ -435,7 +453,9 @@ impl Accounts {
             let own = account.terms.load().usage.take();
             match &account.identity {
                 _ if own.is_zero() => {}
-                Identity::Key(_) | Identity::Token { .. } => *sums.entry(account.label()).or_default() += own,
+                Identity::Key(_) | Identity::Token { .. } | Identity::Webhook(_) => {
+                    *sums.entry(account.label()).or_default() += own
+                }
                 Identity::Network(_) | Identity::Connection(_) | Identity::Within(_) => anonymous += own,
             }
         }

@@ -24,6 +24,24 @@ pub enum Identity {
     Connection(u64),
     /// Number of a connection to the embedding program's own server, which limits its clients itself.
     Within(u64),
+    /// Name of a webhook, which the settings bound.
+    Webhook(Arc<str>),
+}
+
+impl Identity {
+    /// Returns bytes that differ from those of any other identity; `None` for one that means nothing to another
+    /// process: a number, or a webhook of this one.
+    pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
+        Some(match self {
+            Self::Key(digest) => [&[1], &digest.to_bytes()[..]].concat(),
+            Self::Token { subject, plan } => {
+                let length = (subject.len() as u64).to_be_bytes();
+                [&[2], &length[..], subject.as_bytes(), plan.as_bytes()].concat()
+            }
+            Self::Network(Network(prefix, is_v6)) => [&[3, u8::from(*is_v6)], &prefix.to_be_bytes()[..]].concat(),
+            Self::Connection(_) | Self::Within(_) | Self::Webhook(_) => return None,
+        })
+    }
 }
 
 /// IPv4 address, or the /64 of an IPv6 address: a /64 belongs to one customer.

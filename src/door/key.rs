@@ -59,6 +59,11 @@ impl Digest {
         Self::of_bytes(key.as_bytes())
     }
 
+    /// Returns the hash.
+    pub(super) fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Hashes any secret.
     pub(super) fn of_bytes(secret: &[u8]) -> Self {
         Self(Sha256::digest(secret).into())

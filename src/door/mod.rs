@@ -9,6 +9,8 @@
 //! effect     effect of a method by its name: it reads, or it acts
 //! plan       limits; policy holds all of the above, as one value that a reload swaps
 //! account    usage of one identity, its subscriptions, and reports about both; accounts all of them
+//! quota      requests of one account, and the debt for those at other headwaters
+//! foreign    use of accounts at other headwaters, and their names between headwaters
 //! usage      requests and bytes of one account, for the operator
 //! handshake  connections without a request yet
 //! crowd      choice of the connection that is displaced
@@ -22,6 +24,7 @@ mod account;
 mod address;
 mod crowd;
 mod effect;
+mod foreign;
 mod handshake;
 mod identity;
 mod key;
@@ -29,6 +32,7 @@ mod methods;
 mod origin;
 mod plan;
 mod policy;
+mod quota;
 mod token;
 mod usage;
 
@@ -48,6 +52,7 @@ pub use account::{
 pub use address::{ForwardedHeader, Proxies};
 pub use crowd::{Activity, Crowd, Seat};
 pub use effect::{PUBLIC, acts};
+pub use foreign::{AccountDigest, AccountSecret, AccountUse, ForeignCharge, InvalidAccountDigest, Places};
 pub use handshake::{Handshake, Handshakes};
 pub use identity::{Identity, Network};
 pub use key::{ApiKey, Digest, InvalidDigest};
@@ -55,6 +60,8 @@ pub use methods::{Beyond, Development, Methods, Unknown, Verdict, Weights};
 pub use origin::{Hosts, Origins};
 pub use plan::{Plan, RefusalLimit, Refusals};
 pub use policy::{Auth, CredentialSource, CredentialSources, InvalidKind, Kinds, Policy, Rights};
+#[cfg(test)]
+pub(crate) use quota::tests as request_quota_tests;
 pub use token::{TokenError, TokenSettings, Tokens, VerifiedToken};
 pub use usage::{Usage, UsageSums};
 
@@ -214,7 +221,7 @@ pub struct Door {
     policy: ArcSwap<Policy>,
     /// Keys that tokens may be signed with, for sessions that were admitted by a token.
     signers: Arc<ArcSwap<HashSet<Digest>>>,
-    accounts: Accounts,
+    accounts: Arc<Accounts>,
     handshakes: Handshakes,
     clock: Clock,
 }
@@ -226,10 +233,17 @@ impl Door {
         Self {
             signers: Arc::new(ArcSwap::from_pointee(policy.auth.signers())),
             policy: ArcSwap::new(policy),
-            accounts: Accounts::default(),
+            accounts: Arc::default(),
             handshakes: Handshakes::default(),
             clock,
         }
+    }
+
+    /// Shares the quotas of its accounts with other headwaters of this secret.
+    #[must_use]
+    pub fn sharing(self, secret: AccountSecret) -> Self {
+        let accounts = Arc::new(Accounts::sharing(secret));
+        Self { accounts, ..self }
     }
 
     /// Returns the policy in force.
@@ -247,7 +261,7 @@ impl Door {
 
     /// Returns the accounts of all clients.
     #[must_use]
-    pub fn accounts(&self) -> &Accounts {
+    pub fn accounts(&self) -> &Arc<Accounts> {
         &self.accounts
     }
 
@@ -301,7 +315,10 @@ impl Door {
         if !rights.allows_address(address) {
             return turn_away(Refusal::Address);
         }
-        let account = self.accounts.open(identity, rights).ok_or(Refusal::Busy)?;
+        let account = self
+            .accounts
+            .open(identity, rights, self.clock.now())
+            .ok_or(Refusal::Busy)?;
         let now = self.policy.load();
         if !Arc::ptr_eq(&policy, &now) {
             // The policy was exchanged meanwhile, maybe before the account existed and could be reviewed.
@@ -325,11 +342,20 @@ impl Door {
     /// Admits a connection of the embedding program's own server, which has identified and limited its client.
     #[must_use]
     pub fn admit_within(&self, connection: u64) -> Pass {
+        self.admit_own(Identity::Within(connection))
+    }
+
+    /// Admits the session of a webhook.
+    #[must_use]
+    pub fn admit_webhook(&self, name: &Arc<str>) -> Pass {
+        self.admit_own(Identity::Webhook(name.clone()))
+    }
+
+    fn admit_own(&self, identity: Identity) -> Pass {
         let policy = self.policy.load();
-        let identity = Identity::Within(connection);
         let rights = Arc::new(policy.anonymous.within());
         Pass {
-            account: self.accounts.open_within(identity, rights),
+            account: self.accounts.open_within(identity, rights, self.clock.now()),
             expires: None,
             address: None,
             activity: None,
@@ -394,7 +420,7 @@ impl Door {
 
     /// Charges a request to an address.
     fn charge(&self, policy: &Policy, network: Identity) -> Result<(), Refusal> {
-        let account = self.accounts.open(network, policy.anonymous.clone());
+        let account = self.accounts.open(network, policy.anonymous.clone(), self.clock.now());
         let charged = account.ok_or(Refusal::Busy)?.terms().charge_one();
         charged.map_err(|exceeded| Refusal::Requests(exceeded.retry_after.unwrap_or_default()))
     }
@@ -407,7 +433,7 @@ impl Door {
     /// Charges a failed proof as a handshake of its address, so that guessing is as slow as connecting; returns the
     /// refusal to answer with.
     fn reject_unproven(&self, policy: &Policy, network: Identity) -> Refusal {
-        let Some(account) = self.accounts.open(network, policy.anonymous.clone()) else {
+        let Some(account) = self.accounts.open(network, policy.anonymous.clone(), self.clock.now()) else {
             return Refusal::Busy;
         };
         match account.charge_handshake() {

@@ -48,7 +48,7 @@ impl Policy {
                 self.plans.get(plan).cloned()
             }
             Identity::Network(_) | Identity::Connection(_) => (!self.auth.required).then(|| self.anonymous.clone()),
-            Identity::Within(_) => Some(Arc::new(self.anonymous.within())),
+            Identity::Within(_) | Identity::Webhook(_) => Some(Arc::new(self.anonymous.within())),
         }
     }
 
@@ -65,6 +65,8 @@ impl Policy {
 pub struct Rights {
     /// Name of the key, as in `[keys.NAME]`; `None` without a key.
     pub key: Option<Arc<str>>,
+    /// `true` for another headwater of the same operator, which limits its own clients.
+    pub edge: bool,
     /// Limits.
     pub plan: Arc<Plan>,
     /// Methods that may be called.

@@ -37,6 +37,8 @@ impl AddAssign for UsageSums {
 #[derive(Debug, Default)]
 pub struct Usage {
     requests: AtomicU64,
+    /// Requests since the account was opened, by weight.
+    admitted: AtomicU64,
     refusals: AtomicU64,
     notifications: AtomicU64,
     bytes: AtomicU64,
@@ -46,6 +48,12 @@ impl Usage {
     /// Counts a message that was charged this much.
     pub(super) fn charged(&self, units: u64) {
         self.requests.fetch_add(units, Ordering::Relaxed);
+        self.admitted.fetch_add(units, Ordering::Relaxed);
+    }
+
+    /// Returns the requests that were charged since the account was opened, by weight.
+    pub(super) fn admitted(&self) -> u64 {
+        self.admitted.load(Ordering::Relaxed)
     }
 
     /// Counts a message that the quota refused.

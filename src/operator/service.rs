@@ -35,6 +35,7 @@ use crate::reload::{self, ReloadHandle};
 use crate::session::Services;
 use crate::telemetry::{Entry, Event, unix_millis};
 use crate::upstream::{Pool, UpstreamId};
+use crate::webhooks::Webhooks;
 
 /// Error code of an id or a name that does not exist.
 const NOT_FOUND: i32 = -32001;
@@ -71,6 +72,8 @@ pub struct Parts {
     pub readiness: Arc<Readiness>,
     /// Task that follows the configuration; `None` if there is none.
     pub reload: Option<ReloadHandle>,
+    /// Webhooks.
+    pub webhooks: Arc<Webhooks>,
     /// Usage of accounts before this start.
     pub usage: UsageLog,
 }

@@ -85,6 +85,7 @@ impl OperatorService {
             new_blocks: None,
             busiest: busy.collect(),
             costliest: self.costs.lock().most(),
+            webhooks: parts.webhooks.status(),
         }
     }
 

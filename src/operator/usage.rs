@@ -1,18 +1,19 @@
 //! Usage of each account by hour, over 30 days or 50,000 rows, whichever is less: in memory, and in a small file if one
 //! is set.
 //!
-//! The file has one line of JSON for each account and hour. It is written whole, under another name first, and is on the
-//! disk before it takes its name: a crash leaves the old one. A file that is damaged nevertheless is set aside.
+//! The file has one line of JSON for each account and hour. It is replaced as a whole: a crash leaves the old one. A file that
+//! is damaged nevertheless is set aside.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
 use super::views::{UsageQuery, UsageRow};
 use crate::door::UsageSums;
+use crate::file_replacement::{Readers, replace_file, with_suffix};
 
 /// Length of an hour, in seconds.
 const HOUR: u64 = 3600;
@@ -207,26 +208,10 @@ fn row(hour: u64, account: &str, sums: UsageSums) -> UsageRow {
 /// Writes the text of the file; a failure is logged. The caller sees to it that there is one writer at a time.
 pub(super) async fn write(path: PathBuf, text: String) {
     let shown = path.display().to_string();
-    let written = tokio::task::spawn_blocking(move || replace(&path, text.as_bytes())).await;
+    let written = tokio::task::spawn_blocking(move || replace_file(&path, text.as_bytes(), Readers::Usual)).await;
     if let Err(why) = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
         warn!("admin_usage_file: {shown}: {why}; the usage stays in memory");
     }
-}
-
-/// Replaces a file by one that is on the disk already.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let fresh = with_suffix(path, ".new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
-}
-
-/// Appends to the whole name of a file, so that the result is another name whatever its extension is.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 #[cfg(test)]
@@ -325,22 +310,6 @@ mod tests {
         }
         fs::write(&path, "").unwrap();
         assert_eq!(UsageLog::read(&path).unwrap().rows, 0);
-    }
-
-    #[test]
-    fn a_file_is_replaced_under_another_name_whatever_its_own_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.new");
-        fs::write(&path, "old").unwrap();
-        // The other name cannot be written: the file must be untouched.
-        let fresh = folder.path().join("x.new.new");
-        fs::create_dir(&fresh).unwrap();
-        assert!(replace(&path, b"fresh").is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        fs::remove_dir(&fresh).unwrap();
-        replace(&path, b"fresh").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "fresh");
-        assert!(!fresh.exists());
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
+use crate::webhooks::HookStatus;
+
 /// Defines a value: a serde struct in camel case.
 macro_rules! view {
     ($(#[$attribute:meta])* $name:ident { $( $(#[$field_attribute:meta])* $field:ident: $kind:ty, )* }) => {
@@ -85,6 +87,9 @@ view!(
         /// Accounts that used the most within the last ten seconds or so, by bytes, most first.
         #[serde(default)]
         costliest: Vec<CostlyView>,
+        /// Webhooks, by name.
+        #[serde(default)]
+        webhooks: Vec<HookStatus>,
     }
 );
 

@@ -142,7 +142,8 @@ impl Exporter {
                             "tracing: the collector does not take spans: {why}; check tracing.endpoint and tracing.protocol"
                         );
                     }
-                    if matches!(why, ExportError::Refused(_)) || stop.is_cancelled() {
+                    let is_last = attempt + 1 == TRIES;
+                    if is_last || matches!(why, ExportError::Refused(_)) || stop.is_cancelled() {
                         break;
                     }
                 }

@@ -9,6 +9,7 @@ use http::{HeaderName, Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::exchange::Exchange;
 use super::http_response::{retry_after, share};
 use super::response_body::Body;
 use crate::delivery::{CloseReason, event_stream};
@@ -25,11 +26,22 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// Stream that a request is for.
 #[derive(Debug)]
-pub(super) struct EventsRequest {
+pub struct EventsRequest {
     /// Parameters of `eth_subscribe`.
-    pub(super) params: Box<RawValue>,
+    pub params: Box<RawValue>,
     /// Id behind which the stream begins.
-    pub(super) id: Option<String>,
+    pub id: Option<String>,
+}
+
+/// Start of a query's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamStart {
+    /// That of the query.
+    AsWritten,
+    /// The next event, whatever the query says.
+    Live,
+    /// Behind this id, whatever the query says.
+    Behind(String),
 }
 
 /// Checks if the path of a request is that of streams of events; an API key may follow.
@@ -95,6 +107,22 @@ impl EventsRequest {
             .transpose()
             .map_err(|_| invalid("Last-Event-ID is no id of this stream"))?;
         query.request(last)
+    }
+
+    /// Reads the query of a stream without an HTTP request.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn of_query(query: &str, start: &StreamStart) -> Result<Self, ErrorObjectOwned> {
+        let mut query = Query::read(query)?;
+        let is_live = *start == StreamStart::Live;
+        query
+            .0
+            .retain(|(name, _)| !is_live || (name != "after" && name != "fromBlock"));
+        match start {
+            StreamStart::Behind(id) => query.request(Some(id)),
+            StreamStart::AsWritten | StreamStart::Live => query.request(None),
+        }
     }
 }
 
@@ -321,7 +349,7 @@ impl Refused {
 
 /// Returns the bytes of a response on a connection that ends with it. The stream is not chunked: its frames go to the
 /// socket as they are.
-pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>) -> Bytes {
+pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>, exchange: &Exchange) -> Bytes {
     let (mut head, body) = match outcome {
         Ok(()) => (begun(), Bytes::new()),
         Err(why) => {
@@ -337,6 +365,7 @@ pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>)
     if let Some(page) = page {
         share(&mut head, page);
     }
+    exchange.headed(&mut head, "answered", body.len() as u64);
     let status = head.status();
     let reason = status.canonical_reason().unwrap_or_default();
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -353,6 +382,7 @@ pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{Carrier, Recorder};
 
     fn read(query: &str, last: Option<&str>) -> Result<(String, Option<String>), String> {
         let mut request = Request::builder().uri(format!("/events?{query}"));
@@ -463,7 +493,10 @@ mod tests {
     #[test]
     fn an_error_has_a_status_and_a_reason_in_json() {
         let gone = error(RESOURCE_NOT_FOUND, "cannot resume: too old");
-        let text = raw(Err(gone.into()), Some(HeaderValue::from_static("https://a.example")));
+        let request = Request::builder().uri("/events").body(()).unwrap();
+        let exchange = Exchange::begin(&request, Carrier::Http, false, &Recorder::default());
+        let page = Some(HeaderValue::from_static("https://a.example"));
+        let text = raw(Err(gone.into()), page, &exchange);
         let text = String::from_utf8(text.to_vec()).unwrap();
         assert!(text.starts_with("HTTP/1.1 410 Gone\r\n"), "{text}");
         assert!(

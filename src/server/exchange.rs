@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderValue};
-use http::{HeaderName, Method, Request, Response, StatusCode};
+use http::{HeaderName, Method, Request, Response};
 use hyper::body::Body as _;
 use tracing::Span;
 
@@ -95,20 +95,39 @@ impl Exchange {
         tracing::error_span!("request", request_id = %self.id, trace_id)
     }
 
-    /// Returns the response with the request's id, and ends the record, except for a handshake that succeeded: its
-    /// record goes on with the connection.
+    /// Returns the exchange for the session that responds in place of the server.
+    pub(super) fn handed_on(&self) -> Self {
+        Self {
+            carrier: self.carrier,
+            method: self.method.clone(),
+            claims: None,
+            id: self.id.clone(),
+            record: self.record.clone(),
+        }
+    }
+
+    /// Returns the response with the request's id, and ends the record.
     pub(super) fn responded(self, mut response: Response<Body>, outcome: &'static str) -> Response<Body> {
-        let status = response.status();
-        if let Some(record) = self.record
-            && status != StatusCode::SWITCHING_PROTOCOLS
-        {
-            let bytes = response.body().size_hint().exact().unwrap_or(0);
-            record.responded(self.method.as_str(), status.as_u16(), outcome, bytes);
+        let bytes = response.body().size_hint().exact().unwrap_or(0);
+        self.headed(&mut response, outcome, bytes);
+        if let Some(record) = self.record {
             response.body_mut().record(record);
         }
+        response
+    }
+
+    /// Adds the request's id to the head of a response with a body of this many bytes, and ends the record.
+    pub(super) fn headed<T>(&self, response: &mut Response<T>, outcome: &'static str, bytes: u64) {
+        if let Some(record) = &self.record {
+            record.responded(self.method.as_str(), response.status().as_u16(), outcome, bytes);
+        }
+        self.name(response);
+    }
+
+    /// Adds the request's id to a response. The record of a handshake that succeeded goes on with the connection.
+    pub(super) fn name<T>(&self, response: &mut Response<T>) {
         if let Ok(id) = HeaderValue::from_str(&self.id.to_string()) {
             response.headers_mut().insert(HeaderName::from_static(HEADER), id);
         }
-        response
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of the WebSocket opening handshake (RFC 6455 section 4.2; PROTOCOL 1.1).
+//! Checks of the WebSocket opening handshake (RFC 6455 section 4.2, RFC 8441 section 5; PROTOCOL 1.1).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +18,31 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
     has_token(request.headers(), &CONNECTION, "upgrade") && has_token(request.headers(), &UPGRADE, "websocket")
 }
 
+/// Checks if the client requests WebSocket on a stream of HTTP/2: an extended CONNECT (RFC 8441 section 4).
+pub(super) fn is_extended_connect<B>(request: &Request<B>) -> bool {
+    let protocol = request.extensions().get::<h2::ext::Protocol>();
+    request.method() == Method::CONNECT
+        && protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"))
+}
+
+/// Checks an extended CONNECT, which has neither key nor `Sec-WebSocket-Accept`.
+///
+/// # Errors
+/// [`Refusal::Malformed`] if the WebSocket version is invalid.
+pub(super) fn check_connect<B>(request: &Request<B>) -> Result<(), Refusal> {
+    if has_version(request.headers()) {
+        Ok(())
+    } else {
+        Err(Refusal::Malformed)
+    }
+}
+
+fn has_version(headers: &HeaderMap) -> bool {
+    headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_some_and(|version| version == "13")
+}
+
 /// Checks an upgrade request and returns the value of `Sec-WebSocket-Accept`.
 ///
 /// # Errors
@@ -25,16 +50,13 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
 /// a body.
 pub fn check<B>(request: &Request<B>) -> Result<String, Refusal> {
     let headers = request.headers();
-    let version = headers
-        .get(SEC_WEBSOCKET_VERSION)
-        .is_some_and(|version| version == "13");
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
         .filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16));
     match key {
         // The bytes of a body would be parsed as frames.
         Some(key)
-            if version
+            if has_version(headers)
                 && !has_body(headers)
                 && request.method() == Method::GET
                 && request.version() == Version::HTTP_11 =>

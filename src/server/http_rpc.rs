@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::Body as HyperBody;
 use tracing::Instrument as _;
 
+use super::call_places::{CallPlace, CallPlaces};
 use super::http_response::{plain, retry_after};
 use super::listener::{HttpConnection, ServerSettings};
 use super::request_body::{self, Unread};
@@ -40,8 +41,8 @@ pub(super) fn answer_others(method: &Method) -> Response<Body> {
 }
 
 /// Answers one POST request.
-pub(super) async fn answer(
-    request: Request<Incoming>,
+pub(super) async fn answer<B: HyperBody<Data = Bytes> + Unpin>(
+    request: Request<B>,
     pass: &Pass,
     connection: &HttpConnection,
     record: Option<&Arc<RequestRecord>>,
@@ -68,7 +69,7 @@ pub(super) async fn answer(
         Ok(Ok((body, _))) if body.iter().all(u8::is_ascii_whitespace) => plain(StatusCode::OK, ""),
         Ok(Ok((body, held))) => {
             let message = record.map(|record| record.received(body.len()));
-            let reply = respond(body, held, pass, services, message.as_ref()).await;
+            let reply = respond(body, held, pass, connection, message.as_ref()).await;
             return finish(reply, coding, pass, connection).await;
         }
         Ok(Err(Unread::Refused(refusal))) => {
@@ -82,7 +83,7 @@ pub(super) async fn answer(
 }
 
 /// Returns the coding in which the client would like a long answer.
-fn accepted_coding(request: &Request<Incoming>, settings: &ServerSettings) -> Option<ContentCoding> {
+fn accepted_coding<B>(request: &Request<B>, settings: &ServerSettings) -> Option<ContentCoding> {
     if !settings.http_compression {
         return None;
     }
@@ -105,7 +106,12 @@ async fn charged(response: Response<Body>, pass: &Pass, connection: &HttpConnect
 
 /// Builds the HTTP response, with a status and `Retry-After` if the message was refused.
 async fn finish(
-    HttpReply { answer, room, refused }: HttpReply,
+    HttpReply {
+        answer,
+        room,
+        place,
+        refused,
+    }: HttpReply,
     coding: Option<ContentCoding>,
     pass: &Pass,
     connection: &HttpConnection,
@@ -125,6 +131,7 @@ async fn finish(
         }
         (Err(_), _) => (json(&parts, None), refused),
     };
+    response.body_mut().hold(place);
     if connection.settings().http_compression {
         response
             .headers_mut()
@@ -150,6 +157,8 @@ struct HttpReply {
     answer: HttpAnswer,
     /// Charge for the answer, if taken already.
     room: Option<Charge>,
+    /// Place of the message among the calls of its connection, over HTTP/2.
+    place: Option<CallPlace>,
     /// Status and header, if the message was refused as a whole.
     refused: Option<RetryHint>,
 }
@@ -210,9 +219,8 @@ impl HttpReply {
     /// Answers a message that was not read.
     fn unread(refusal: RequestRefusal, services: &Services) -> Self {
         Self {
-            answer: HttpAnswer::One(refusal.unread(&services.metrics)),
-            room: None,
             refused: Some(refusal.into()),
+            ..HttpAnswer::One(refusal.unread(&services.metrics)).into()
         }
     }
 }
@@ -222,6 +230,7 @@ impl From<HttpAnswer> for HttpReply {
         Self {
             answer,
             room: None,
+            place: None,
             refused: None,
         }
     }
@@ -235,6 +244,10 @@ pub(crate) struct Http<'a> {
     pub(crate) pass: &'a Pass,
     /// Connection to the embedding program, from the first call of one of its methods on.
     pub(crate) connection: Option<Connection>,
+    /// Places of the calls on the connection; `None` over HTTP/1.1.
+    pub(crate) places: Option<&'a Arc<CallPlaces>>,
+    /// Place of this message.
+    pub(crate) place: Option<CallPlace>,
 }
 
 impl Transport for Http<'_> {
@@ -242,9 +255,12 @@ impl Transport for Http<'_> {
         Ok(())
     }
 
-    /// HTTP/1.1 serves one request at a time, so each message may use all places of its connection.
-    fn begin_call(&mut self, _: u32) -> bool {
-        true
+    /// HTTP/1.1 serves one request at a time, so each message may use all places of its connection; the streams of
+    /// HTTP/2 share them.
+    fn begin_call(&mut self, max: u32) -> bool {
+        let Some(places) = self.places else { return true };
+        self.place = places.take(max);
+        self.place.is_some()
     }
 
     fn begin_subscription(&mut self, _: SubscriptionMethod<'_>, _: &RpcRequest<'_>) -> Result<Local, ErrorObjectOwned> {
@@ -285,13 +301,16 @@ async fn respond(
     body: Bytes,
     held: Option<Charge>,
     pass: &Pass,
-    services: &Arc<Services>,
+    connection: &HttpConnection,
     record: Option<&MessageRecord>,
 ) -> HttpReply {
+    let (services, places) = (connection.services(), connection.calls());
     let mut transport = Http {
         services,
         pass,
         connection: None,
+        places,
+        place: None,
     };
     let terms = pass.terms();
     let intake = services.intake(&terms).recording(record);
@@ -299,56 +318,64 @@ async fn respond(
     drop(terms);
     // Dropped with this future, when the client has its answer or has left.
     let _connection = transport.connection;
+    let place = transport.place;
     drop(body);
     let refused = refusal.map(RetryHint::from);
     let rpc = services.rpc.clone();
     match reply {
         PlannedReply::Whole(response) => HttpReply {
-            answer: HttpAnswer::One(response),
-            room: None,
             refused,
+            ..HttpAnswer::One(response).into()
         },
         PlannedReply::WholeBatch(response) => HttpReply {
-            answer: HttpAnswer::Batch(vec![response]),
-            room: None,
             refused,
+            ..HttpAnswer::Batch(vec![response]).into()
         },
         PlannedReply::Single(planned) => {
             let caller = caller(pass);
-            let response = match rpc.begin(planned, &caller) {
-                Begun::Answered(response) => response,
+            let (response, place) = match rpc.begin(planned, &caller) {
+                Begun::Answered(response) => (response, place),
                 Begun::Waits(waiting) => {
+                    // The place goes along: the call is under way even if the client has left.
                     let finishing = async move {
                         let _held = held;
-                        rpc.finish(waiting, &caller).await
+                        (rpc.finish(waiting, &caller).await, place)
                     };
-                    let Some(response) = detached(services, finishing).await else {
+                    let Some(finished) = detached(services, finishing).await else {
                         return HttpReply::broken();
                     };
-                    response
+                    finished
                 }
             };
             let busy = response.as_ref().and_then(jsonrpc::Response::retry_after);
             HttpReply {
                 answer: response.map_or(HttpAnswer::Nothing, HttpAnswer::One),
                 room: None,
+                place,
                 refused: refused.or(busy.map(RetryHint::busy)),
             }
         }
         PlannedReply::Batch(planned) => {
             let caller = caller(pass);
-            let max = pass.terms().rights.plan.max_in_flight as usize;
-            let more = move |under_way| (under_way < max).then_some(());
+            let max_in_flight = pass.terms().rights.plan.max_in_flight;
+            let max = max_in_flight as usize;
+            let places = places.cloned();
+            // Over HTTP/2 as over WebSocket: further items use half of the places of the connection.
+            let more = move |under_way| match &places {
+                None => (under_way < max).then_some(None),
+                Some(places) => places.take(max_in_flight / 2).map(Some),
+            };
             let completing = async move {
                 let _held = held;
-                rpc.complete_batch(planned, &caller, more, || true).await
+                (rpc.complete_batch(planned, &caller, more, || true).await, place)
             };
-            let Some((responses, room)) = detached(services, completing).await else {
+            let Some(((responses, room), place)) = detached(services, completing).await else {
                 return HttpReply::broken();
             };
             HttpReply {
                 answer: HttpAnswer::Batch(responses),
                 room,
+                place,
                 refused,
             }
         }
@@ -380,6 +407,8 @@ async fn packed_or_json(
     let Some((body, charge)) = packing.await else {
         return json(parts, room);
     };
+    let (before, after) = (pieces::length(parts), pieces::length(&body));
+    services.metrics.count_packed(coding.name(), before, after);
     let mut response = json(&body, charge);
     let name = HeaderValue::from_static(coding.name());
     response.headers_mut().insert(CONTENT_ENCODING, name);

@@ -1,11 +1,12 @@
 //! Accepts connections or refuses them; each open one is counted, and served over HTTP until it upgrades to WebSocket.
 
 mod event_stream;
+mod http2;
 mod service;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,6 +17,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use self::event_stream::EventStream;
+pub use self::http2::{Http2, Http2Settings};
+use super::call_places::CallPlaces;
 use super::proxy_protocol;
 use crate::door::{Caller, ConnectionSlot, Crowd, Handshake, Pass, Refusal, Refusals, Seat};
 use crate::panics;
@@ -33,6 +36,8 @@ pub struct ServerSettings {
     pub compression: bool,
     /// `true` if HTTP answers are compressed for clients that accept it.
     pub http_compression: bool,
+    /// HTTP/2 to clients.
+    pub http2: Http2Settings,
     /// `true` if every connection begins with a PROXY protocol header, version 2.
     pub proxied: bool,
     /// TLS configuration at the start; `None` for a port without TLS.
@@ -78,10 +83,46 @@ struct ServerShared {
     tasks: TaskTracker,
 }
 
+impl ServerShared {
+    /// Counts one more connection as open, and returns the room that there is for it.
+    fn count(self: &Arc<Self>) -> (Arc<Open>, Room) {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let open = Arc::new(Open {
+            shared: self.clone(),
+            in_use: AtomicUsize::new(0),
+            seat: OnceLock::new(),
+        });
+        // Refused connections are counted as open, but occupy no place of admitted ones.
+        let turned_away = self.turned_away.load(Ordering::Relaxed);
+        let (before, max) = (
+            before.saturating_sub(turned_away),
+            self.services.door.policy().max_connections,
+        );
+        let room = match before {
+            _ if before < max => Room::Free,
+            // Displaced connections take a moment to close.
+            _ if before < max + max / LEAVING + LEAVING => Room::OfOthers,
+            _ => Room::None,
+        };
+        (open, room)
+    }
+
+    /// Checks if a connection from this address has room, if need be by displacing another one.
+    fn has_room(&self, room: Room, address: IpAddr) -> bool {
+        match room {
+            Room::Free => true,
+            Room::OfOthers => self.crowd.displace(address),
+            Room::None => false,
+        }
+    }
+}
+
 /// Open connection, counted until dropped.
 #[derive(Debug)]
 struct Open {
     shared: Arc<ServerShared>,
+    /// Requests that are being answered; over HTTP/2 there may be several.
+    in_use: AtomicUsize,
     /// Seat among all open connections, taken once the client's address is known.
     seat: OnceLock<Seat>,
 }
@@ -102,8 +143,16 @@ pub(super) struct HttpConnection {
     /// Cancelled when the connection is displaced by another one.
     displaced: CancellationToken,
     kept: Mutex<ConnectionState>,
-    /// Notifies the task of the connection that a stream of events takes it over.
+    /// Notifies the task of the connection that a stream of events takes it over, or that HTTP/2 has to end.
     taken_over: Notify,
+    /// Places of the calls of all streams; empty over HTTP/1.1.
+    calls: OnceLock<Arc<CallPlaces>>,
+}
+
+/// Session on a stream of HTTP/2, counted as one more connection until dropped.
+pub(super) struct StreamSeat {
+    _open: Arc<Open>,
+    _slot: ConnectionSlot,
 }
 
 /// State that a connection gains and gives back while open.
@@ -112,7 +161,9 @@ struct ConnectionState {
     /// ConnectionSlot among the connections without a request, until the first request.
     handshake: Option<Handshake>,
     /// ConnectionSlot among its client's connections, from the first admitted request on.
-    place: Option<ConnectionSlot>,
+    place: Option<Arc<ConnectionSlot>>,
+    /// Slots of the clients with requests on streams of HTTP/2.
+    places: Vec<Weak<ConnectionSlot>>,
     refusals: Refusals,
     /// `true` once a request was answered: part of the response may still be in hyper's buffer.
     has_answered: bool,
@@ -128,6 +179,45 @@ impl HttpConnection {
 
     pub(super) fn settings(&self) -> &ServerSettings {
         &self.shared.settings
+    }
+
+    /// Returns the places of the calls of all streams; `None` over HTTP/1.1.
+    pub(super) fn calls(&self) -> Option<&Arc<CallPlaces>> {
+        self.calls.get()
+    }
+
+    fn is_http2(&self) -> bool {
+        self.calls.get().is_some()
+    }
+
+    /// Takes the seat and the place of a session: over HTTP/1.1 those of the connection, which it takes over; over HTTP/2
+    /// one more, since a session costs as much as a connection.
+    fn seat_for(&self, pass: Pass) -> Result<(Pass, Option<StreamSeat>), Refusal> {
+        if !self.is_http2() {
+            let pass = match self.open.seat.get() {
+                Some(seat) => pass.on(seat),
+                None => pass,
+            };
+            self.enter(&pass)?;
+            return Ok((pass, None));
+        }
+        let shared = &self.shared;
+        let slot = pass.account().enter().ok_or(Refusal::Connections)?;
+        let (open, room) = shared.count();
+        let address = pass.address().unwrap_or(self.caller.peer);
+        if !shared.has_room(room, address) {
+            return Err(Refusal::Full);
+        }
+        self.kept.lock().handshake = None;
+        let seat = open
+            .seat
+            .get_or_init(|| shared.crowd.enter(address, shared.services.clock.now()));
+        let pass = pass.on(seat);
+        let seat = StreamSeat {
+            _open: open,
+            _slot: slot,
+        };
+        Ok((pass, Some(seat)))
     }
 
     /// Records a refused request; returns `true` if there were too many.
@@ -197,23 +287,7 @@ impl Server {
 
     fn accept(&self, stream: TcpStream, peer: IpAddr) {
         let shared = &self.shared;
-        let before = shared.open.fetch_add(1, Ordering::Relaxed);
-        let open = Arc::new(Open {
-            shared: shared.clone(),
-            seat: OnceLock::new(),
-        });
-        // Refused connections are counted as open, but occupy no place of admitted ones.
-        let turned_away = shared.turned_away.load(Ordering::Relaxed);
-        let (before, max) = (
-            before.saturating_sub(turned_away),
-            shared.services.door.policy().max_connections,
-        );
-        let room = match before {
-            _ if before < max => Room::Free,
-            // Displaced connections take a moment to close.
-            _ if before < max + max / LEAVING + LEAVING => Room::OfOthers,
-            _ => Room::None,
-        };
+        let (open, room) = shared.count();
         if let Err(error) = stream.set_nodelay(true) {
             debug!("TCP_NODELAY: {error}");
         }
@@ -251,12 +325,7 @@ async fn begin_proxied(mut stream: TcpStream, peer: IpAddr, open: Arc<Open>, roo
 /// Serves a connection of this client, or refuses it.
 fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
     let shared = open.shared.clone();
-    let has_room = match room {
-        Room::Free => true,
-        Room::OfOthers => shared.crowd.displace(peer),
-        Room::None => false,
-    };
-    let begun = if has_room {
+    let begun = if shared.has_room(room, peer) {
         shared.services.door.handshake(peer)
     } else {
         Err(Refusal::Full)
@@ -293,6 +362,7 @@ fn begin(stream: TcpStream, peer: IpAddr, open: Arc<Open>, room: Room) {
             ..ConnectionState::default()
         }),
         taken_over: Notify::new(),
+        calls: OnceLock::new(),
     });
     if let Some(why) = turned
         && drop_silently

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as HyperBody;
 use tokio::sync::Notify;
 
 use crate::door::{BYTES_PER_REQUEST, Pass};
@@ -32,8 +32,8 @@ pub(super) enum Unread {
 /// # Errors
 /// [`Unread`] if the body exceeds its limit, the quota or the budget, if the charge was evicted for other clients, or
 /// if the client fails.
-pub(super) async fn read(
-    mut body: Incoming,
+pub(super) async fn read<B: HyperBody<Data = Bytes> + Unpin>(
+    mut body: B,
     pass: &Pass,
     inbound: &Arc<Budget>,
 ) -> Result<(Bytes, Option<Charge>), Unread> {

@@ -9,12 +9,13 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use hyper::body::{Body as HyperBody, Frame, SizeHint};
 
+use super::call_places::CallPlace;
 use crate::delivery::Pipe;
 use crate::pieces;
 use crate::shares::Charge;
 use crate::telemetry::RequestRecord;
 
-/// Bytes handed to hyper at once. hyper asks for more when nearly all of that is written, so unread bytes stay here and
+/// Bytes handed to hyper at once over HTTP/1.1. hyper asks for more when nearly all of that is written, so unread bytes stay here and
 /// stay charged.
 const SLICE: usize = 64 << 10;
 
@@ -34,6 +35,8 @@ pub(super) struct Pieces {
     /// Charge to the budget of all long answers, released when the bytes are written, except for the last slice, or
     /// dropped.
     _room: Option<Charge>,
+    /// Place among the calls of an HTTP/2 connection, which the request has until its response is sent.
+    _place: Option<CallPlace>,
     /// Record of the write, which ends when the body is sent or dropped.
     _write: Option<WriteRecord>,
 }
@@ -60,8 +63,32 @@ impl Body {
         Self::Pieces(Pieces {
             pieces,
             _room: room,
+            _place: None,
             _write: None,
         })
+    }
+
+    /// Keeps the request's place among the calls of its connection until the body is sent or dropped.
+    pub(super) fn hold(&mut self, place: Option<CallPlace>) {
+        if let Self::Pieces(own) = self {
+            own._place = place;
+        }
+    }
+
+    /// Polls for the number of bytes at hand; 0 at the end of the body.
+    pub(super) fn poll_unread(&mut self, cx: &Context<'_>) -> Poll<usize> {
+        match self {
+            Self::Pieces(own) => Poll::Ready(pieces::length(&own.pieces)),
+            Self::Stream(pipe) => pipe.poll_unread(cx),
+        }
+    }
+
+    /// Takes up to `most` of the bytes at hand.
+    pub(super) fn take(&mut self, most: usize) -> Bytes {
+        match self {
+            Self::Pieces(own) => own.next(most).unwrap_or_default(),
+            Self::Stream(pipe) => pipe.take(most),
+        }
     }
 
     /// Traces the write of the body, if its request is traced and the body has an end.
@@ -76,9 +103,9 @@ impl Body {
 }
 
 impl Pieces {
-    fn next(&mut self) -> Option<Bytes> {
+    fn next(&mut self, most: usize) -> Option<Bytes> {
         let piece = self.pieces.last_mut()?;
-        let slice = piece.split_to(piece.len().min(SLICE));
+        let slice = piece.split_to(piece.len().min(most));
         if piece.is_empty() {
             self.pieces.pop();
         }
@@ -98,7 +125,7 @@ impl HyperBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Pieces(own) => Poll::Ready(own.next().map(|slice| Ok(Frame::data(slice)))),
+            Self::Pieces(own) => Poll::Ready(own.next(SLICE).map(|slice| Ok(Frame::data(slice)))),
             Self::Stream(pipe) => {
                 let bytes = ready!(pipe.poll_bytes(cx));
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))

@@ -14,6 +14,7 @@ use std::slice;
 
 use crate::door::{Exceeded, Pass, Terms, Verdict};
 use crate::extension::{Extension, Role};
+use crate::fleet::FLEET_REPORT;
 use crate::jsonrpc::{
     self, ErrorObjectOwned, INVALID_REQUEST, Item, LIMIT_EXCEEDED, Message, Outcome, PARSE_ERROR, Request, Response,
     error,
@@ -88,7 +89,7 @@ impl<'a> ServedBy<'a> {
             Some(begins @ (SubscriptionMethod::Subscribe(_) | SubscriptionMethod::SubscribeKind(_))) => {
                 Self::BeginSubscription(begins)
             }
-            None if openrpc::is_own(method) => Self::Headwater,
+            None if openrpc::is_own(method) || method == FLEET_REPORT => Self::Headwater,
             None => Self::Node,
         }
     }

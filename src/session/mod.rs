@@ -101,9 +101,6 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send {
     let form = (Framing::WebSocket, compression);
     let mut session = Session::new(socket, early, pass, form, services.clone());
-    if let Some(record) = &record {
-        record.opened();
-    }
     session.record = record;
     if let Some(token) = token {
         session.open(token);
@@ -125,10 +122,7 @@ pub fn serve(
 /// Removes all traces of the session, whatever ended it, a panic included.
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.has_session {
-            let keeps = !matches!(self.writer.phase(), Phase::Closing(reason) | Phase::Flushing(reason) if reason.loses_events());
-            self.services.registry.close_session(self.writer.id(), keeps);
-        }
+        self.leave_session();
         let own = self.subscriptions.iter().map(|(subscription, _)| subscription);
         self.services.registry.unsubscribe_all(own);
         self.subscriptions.clear();
@@ -196,6 +190,23 @@ impl Session {
         let account = self.pass.account().label().into();
         let key = SessionKey { account, token };
         self.services.registry.open_session(key, &self.writer, unix_now());
+    }
+
+    /// Leaves the session that the client named, whose positions stay unless the close reason said that they are lost.
+    fn leave_session(&mut self) {
+        if !std::mem::take(&mut self.has_session) {
+            return;
+        }
+        let reason = match self.writer.phase() {
+            Phase::Closing(reason) | Phase::Flushing(reason) => Some(reason),
+            Phase::Open => None,
+        };
+        let keeps = !reason.is_some_and(CloseReason::loses_events);
+        let says_so = !keeps || reason == Some(CloseReason::PositionLost);
+        let is_noticed = says_so && self.writer.is_acknowledged();
+        self.services
+            .registry
+            .close_session(self.writer.id(), keeps, is_noticed);
     }
 
     async fn live(&mut self) -> Ended {
@@ -424,6 +435,8 @@ impl Session {
                 .get_or_create(&ReasonLabel { reason: "slow_client" })
                 .inc_by(shed);
         }
+        // A client that sees the end may come back at once.
+        self.leave_session();
         let socket = self.writer.socket();
         match over {
             // A peer that does not read would pin its bytes in the kernel: reset the connection instead.

@@ -1,4 +1,5 @@
-//! Methods of headwater's own, as a module of jsonrpsee: the OpenRPC document, and the caller's account.
+//! Methods of headwater's own, as a module of jsonrpsee: the OpenRPC document, the caller's account, and the reports of
+//! other headwaters.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::Services;
 use super::discovery::Offered;
 use crate::door::{Account, Pass};
 use crate::extension::{Call, Client, Role};
+use crate::fleet::FLEET_REPORT;
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Request, error, not_available};
 use crate::rpc::Local;
 
@@ -43,7 +45,8 @@ impl OwnCaller {
 
 /// Builds the module. Each callback finds its [`OwnCaller`] in the `Extensions`.
 ///
-/// Callbacks know no other caller than the one that the transport gives them, and read no parameters.
+/// Callbacks know no other caller than the one that the transport gives them; only the report of another headwater has
+/// parameters.
 pub(crate) fn module() -> RpcModule<()> {
     const UNIQUE: &str = "each name once";
     let mut module = RpcModule::new(());
@@ -69,14 +72,26 @@ pub(crate) fn module() -> RpcModule<()> {
         })
         .expect(UNIQUE);
     module
+        .register_method(FLEET_REPORT, |params, (), extensions| {
+            let services = &caller(extensions)?.services;
+            match &services.fleet {
+                Some(fleet) => fleet.answer(params.as_str()),
+                None => Err(not_available(FLEET_REPORT)),
+            }
+        })
+        .expect(UNIQUE);
+    module
 }
 
-/// Calls a method of headwater's own; refused only if the settings deny it by name.
+/// Calls a method of headwater's own; refused if the settings deny it by name. Reports are taken from other headwaters
+/// alone, by their key, if quotas are shared.
 ///
 /// # Errors
 /// geth's error for a method that does not exist, if the method is denied.
 pub(crate) fn call(pass: &Pass, request: &Request<'_>, caller: OwnCaller) -> Result<Local, ErrorObjectOwned> {
-    if !pass.terms().rights.methods.allow_own(&request.method) {
+    let terms = pass.terms();
+    let takes_reports = || terms.rights.edge && caller.services.fleet.is_some();
+    if !terms.rights.methods.allow_own(&request.method) || (request.method == FLEET_REPORT && !takes_reports()) {
         caller.services.metrics.count_refusals("method", 1);
         return Err(not_available(&request.method));
     }

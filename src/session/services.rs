@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::delivery::{WriterLimits, WriterShared};
 use crate::door::{Door, Terms};
 use crate::extension::Extension;
+use crate::fleet::Fleet;
 use crate::rpc::Rpc;
 use crate::shares::Budget;
 use crate::subscription::{Registry, Replays};
@@ -44,6 +45,8 @@ pub struct Services {
     pub door: Door,
     /// Methods and subscriptions of the embedding program.
     pub extension: Extension,
+    /// Exchange of quotas with other headwaters; `None` if it is off.
+    pub fleet: Option<Arc<Fleet>>,
     /// Methods of headwater's own.
     pub(crate) own: Extension,
     /// Settings.
@@ -76,6 +79,7 @@ impl Services {
             rpc,
             clients: Clients::new(clock),
             door,
+            fleet: None,
             own: Extension::new(super::own_methods().into(), usize::MAX, metrics.clone()),
             extension: Extension::new(jsonrpsee::Methods::new(), usize::MAX, metrics.clone()),
             settings,
@@ -90,6 +94,12 @@ impl Services {
     #[must_use]
     pub fn extended(self, extension: Extension) -> Self {
         Self { extension, ..self }
+    }
+
+    /// Exchanges quotas with other headwaters, too.
+    #[must_use]
+    pub fn in_fleet(self, fleet: Option<Arc<Fleet>>) -> Self {
+        Self { fleet, ..self }
     }
 
     /// Returns the intake of a client's messages under these terms.

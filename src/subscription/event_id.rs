@@ -170,6 +170,25 @@ pub(super) fn parse(text: &str) -> Option<Start> {
     }
 }
 
+/// Place at which a stream goes on, as far as a block says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumePoint {
+    /// In or behind the block with this hash.
+    Behind(B256),
+    /// Before the block of this number.
+    Before(u64),
+}
+
+/// Returns the place of an id; `None` if it is none.
+#[must_use]
+pub fn resume_point(id: &str) -> Option<ResumePoint> {
+    match parse(id)? {
+        Start::Live => None,
+        Start::From(number) => Some(ResumePoint::Before(number)),
+        Start::After { block, .. } | Start::Within(Removal { block, .. }) => Some(ResumePoint::Behind(block)),
+    }
+}
+
 fn read_hash(text: &str) -> Option<B256> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     B256::try_from(bytes.as_slice()).ok()

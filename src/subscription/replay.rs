@@ -347,7 +347,7 @@ impl StartLookup {
             Resumption::Located(located) => located,
             Resumption::Unknown => {
                 replays.count("unknown");
-                return Err(cannot_resume(&format!("block {block} is not known"), reach()));
+                return Err(cannot_resume(&format!("block {block} {UNKNOWN_BLOCK}"), reach()));
             }
         };
         if self.level.is_some_and(Level::is_final) && located.left.ancestor.hash != block {
@@ -451,6 +451,9 @@ impl StartLookup {
 fn unavailable() -> ErrorObjectOwned {
     error(INTERNAL_ERROR, "upstream unavailable")
 }
+
+/// Words of the error about a block that neither memory nor a node has: a node may have it later.
+pub const UNKNOWN_BLOCK: &str = "is not known";
 
 /// The client cannot resume from a block; the error names the oldest one from which it can.
 fn cannot_resume(what: &str, oldest: u64) -> ErrorObjectOwned {

@@ -184,11 +184,11 @@ impl RequestRecord {
         }
     }
 
-    /// Records the begin of a WebSocket connection.
-    pub fn opened(&self) {
+    /// Records the begin of a WebSocket connection, whose handshake was answered with this status.
+    pub fn opened(&self, status: u16) {
         if let Some(log) = &self.log {
             log.write(Line {
-                code: Some(101),
+                code: Some(status.into()),
                 ..self.line(LineEvent::Open, "accepted")
             });
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
@@ -43,20 +43,23 @@ pub enum Wish {
     Transfers,
     /// Notes of the contract.
     Notes,
+    /// All logs of one address.
+    Of(Address),
 }
 
 impl Wish {
-    fn filter(self) -> Value {
+    pub fn filter(self) -> Value {
         match self {
             Self::All => json!({}),
             Self::Transfers => {
                 json!({"address": CONTRACT, "topics": [TRANSFER, null, B256::with_last_byte(1)]})
             }
             Self::Notes => json!({"address": CONTRACT, "topics": [NOTE]}),
+            Self::Of(address) => json!({"address": address}),
         }
     }
 
-    fn wants(self, log: &Log) -> bool {
+    pub fn wants(self, log: &Log) -> bool {
         match self {
             Self::All => true,
             Self::Transfers => {
@@ -65,6 +68,7 @@ impl Wish {
                     && log.topics.get(2) == Some(&B256::with_last_byte(1))
             }
             Self::Notes => log.address == CONTRACT && log.topics.first() == Some(&NOTE),
+            Self::Of(address) => log.address == address,
         }
     }
 }
@@ -117,14 +121,15 @@ pub struct Diary {
 }
 
 impl Client {
-    pub fn start(name: String, kinds: Kinds, wish: Wish, from: u64, port: u16) -> Self {
+    /// Starts a client that takes these ports in turn, one for each connection.
+    pub fn start(name: String, kinds: Kinds, wish: Wish, from: u64, ports: Vec<u16>) -> Self {
         let (whims, orders) = mpsc::channel(4);
         let (arrive, arrived) = watch::channel((None, None));
         let life = Life {
             name: name.clone(),
             kinds,
             wish,
-            port,
+            ports,
             view: View::new(kinds, from),
             back: 0,
             diary: Diary {
@@ -225,7 +230,7 @@ struct Life {
     name: String,
     kinds: Kinds,
     wish: Wish,
-    port: u16,
+    ports: Vec<u16>,
     view: View,
     /// Number of blocks before the last one at which the next subscription resumes.
     back: usize,
@@ -327,7 +332,8 @@ impl Life {
 
     /// Runs one connection until it ends.
     async fn connection(&mut self) -> End {
-        let mut socket = match timeout(HANDSHAKE, connect(self.port)).await {
+        self.ports.rotate_left(1);
+        let mut socket = match timeout(HANDSHAKE, connect(self.ports[0])).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(())) => return End::Lost("refused".into()),
             Err(_) => return End::Lost("no handshake".into()),

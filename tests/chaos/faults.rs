@@ -12,9 +12,9 @@ use crate::chain::MAX_DEPTH;
 use crate::client::Whim;
 use crate::world::{Reckoning, World};
 
-/// Maximum wait of a client for its next event: the longest outages of both nodes and of the proxy in sequence, plus
+/// Maximum wait of a client for its next event: the longest outages of both nodes and of the proxy in sequence, one of them a restart, plus
 /// the proxy's own time limits. The bound detects hangs; the actual waits are printed.
-pub const HANG: Duration = Duration::from_secs(40);
+pub const HANG: Duration = Duration::from_secs(45);
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +23,7 @@ pub enum Kind {
     NodeStopped,
     NodeBehind,
     ProxyKilled,
+    ProxyRestarted,
     ProxyStopped,
     ClientAway,
     ClientStalled,
@@ -31,11 +32,12 @@ pub enum Kind {
 
 impl Kind {
     /// The kinds that are drawn; reorgs are steps of the chain.
-    const DRAWN: [Self; 7] = [
+    const DRAWN: [Self; 8] = [
         Self::NodeKilled,
         Self::NodeStopped,
         Self::NodeBehind,
         Self::ProxyKilled,
+        Self::ProxyRestarted,
         Self::ProxyStopped,
         Self::ClientAway,
         Self::ClientStalled,
@@ -47,7 +49,7 @@ impl Kind {
             Self::NodeKilled => 100..4_000,
             Self::NodeStopped => 300..6_000,
             Self::NodeBehind => 500..6_000,
-            Self::ProxyKilled => 50..2_000,
+            Self::ProxyKilled | Self::ProxyRestarted => 50..2_000,
             Self::ProxyStopped => 200..3_000,
             Self::ClientAway => 100..15_000,
             Self::ClientStalled => 500..9_000,
@@ -61,6 +63,7 @@ impl Kind {
             Self::NodeStopped => "node stops",
             Self::NodeBehind => "nodes behind",
             Self::ProxyKilled => "proxy kills",
+            Self::ProxyRestarted => "proxy restarts",
             Self::ProxyStopped => "proxy stops",
             Self::ClientAway => "clients away",
             Self::ClientStalled => "clients stalled",
@@ -193,6 +196,7 @@ fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
             Kind::NodeStopped => node.freeze(lasts).await,
             Kind::NodeBehind => node.lag(lasts).await,
             Kind::ProxyKilled => proxy.kill(lasts).await,
+            Kind::ProxyRestarted => proxy.restart(lasts).await,
             Kind::ProxyStopped => proxy.freeze(lasts).await,
             Kind::ClientAway | Kind::ClientStalled => {
                 let whim = if kind == Kind::ClientAway {

@@ -7,6 +7,8 @@
 //!                   +--------- Faults ----+
 //! ```
 //!
+//! [`tree`] does the same to two roots and three edges, between which clients move.
+//!
 //! `cargo test --test chaos` runs for seconds, `make chaos` for minutes. The seed decides what happens, but not to the
 //! millisecond: these are real processes.
 
@@ -15,12 +17,18 @@
 
 mod chain;
 mod client;
+#[path = "../shared/event_response.rs"]
+mod event_response;
+mod event_source;
 mod faults;
 #[path = "../history/mod.rs"]
 mod history;
+mod link;
 mod node;
 mod process;
 mod proxy;
+mod session;
+mod tree;
 mod view;
 mod world;
 
@@ -58,6 +66,7 @@ async fn chaos_costs_no_client_an_event() {
     let Some(mut world) = World::start(seed, 2, 12).await else {
         return;
     };
+    world.add_sessions_and_event_sources();
     say(&format!("chaos: seed {seed}, {seconds} s"));
     let faults = Faults::run(&mut world, Duration::from_secs(seconds)).await;
     let reckoning = world.reckon().await;
@@ -75,6 +84,9 @@ async fn chaos_costs_no_client_an_event() {
     ));
     if std::env::var_os("CHAOS_KEEP").is_some() {
         say(&format!("chaos: log and diaries in {}", reckoning.keep().display()));
+    }
+    for words in &reckoning.others {
+        say(&format!("chaos: {words}"));
     }
     say(&format!(
         "chaos: {seconds} s, {} faults ({}), {} clients, {} events: {}",

@@ -54,6 +54,14 @@ impl Process {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
+    /// Sends SIGTERM, and waits for the end.
+    pub async fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+        while self.ended().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
     /// Returns the exit status if the process has ended.
     pub fn ended(&mut self) -> Option<String> {
         self.0.try_wait().unwrap().map(|status| status.to_string())

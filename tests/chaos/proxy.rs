@@ -1,6 +1,7 @@
 //! The real binary, which is killed and stopped like the nodes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,20 +23,24 @@ pub struct Proxy {
     pub port: u16,
     admin: u16,
     upstreams: String,
+    file: Option<PathBuf>,
     pub log: PathBuf,
     /// Locked by a fault until the process runs again.
     process: Mutex<Process>,
 }
 
 impl Proxy {
-    pub async fn start(directory: &Path, upstreams: &[String]) -> Self {
+    /// Starts the process in front of these upstreams, with a configuration file if there is one.
+    pub async fn start(directory: &Path, name: &str, upstreams: &[String], file: Option<&Path>) -> Self {
         let (port, admin, upstreams) = (port(), port(), upstreams.join(","));
-        let log = directory.join("proxy.log");
-        let process = Mutex::new(spawn(port, admin, &upstreams, &log));
+        let log = directory.join(format!("{name}.log"));
+        let file = file.map(Path::to_owned);
+        let process = Mutex::new(spawn(port, admin, &upstreams, file.as_deref(), &log));
         let proxy = Self {
             port,
             admin,
             upstreams,
+            file,
             log,
             process,
         };
@@ -49,8 +54,22 @@ impl Proxy {
         self.has_not_ended(&mut process);
         process.kill();
         sleep(down).await;
-        *process = spawn(self.port, self.admin, &self.upstreams, &self.log);
+        *process = self.spawn();
         self.is_up().await;
+    }
+
+    /// Ends the process as a service is ended, and restarts it after `down`.
+    pub async fn restart(&self, down: Duration) {
+        let mut process = self.process.lock().await;
+        self.has_not_ended(&mut process);
+        timeout(START, process.terminate()).await.expect("the proxy drains");
+        sleep(down).await;
+        *process = self.spawn();
+        self.is_up().await;
+    }
+
+    fn spawn(&self) -> Process {
+        spawn(self.port, self.admin, &self.upstreams, self.file.as_deref(), &self.log)
     }
 
     /// Stops the process with SIGSTOP, and continues it with SIGCONT after `duration`.
@@ -117,14 +136,19 @@ impl Proxy {
     }
 }
 
-fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
+fn spawn(port: u16, admin: u16, upstreams: &str, file: Option<&Path>, log: &Path) -> Process {
     let binary = std::env::var_os("PROXY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_headwater").into(), PathBuf::from);
+    let positions = log.with_extension("positions");
     let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(binary);
     command
         .env_clear()
         .args(["--listen", &format!("127.0.0.1:{port}")])
         .args(["--admin", &format!("127.0.0.1:{admin}")])
+        .args(
+            file.into_iter()
+                .flat_map(|file| [OsStr::new("--config"), file.as_os_str()]),
+        )
         .envs([
             ("HEADWATER_UPSTREAM", upstreams),
             (
@@ -139,8 +163,10 @@ fn spawn(port: u16, admin: u16, upstreams: &str, log: &Path) -> Process {
             ("HEADWATER_DELIVERY_NOTSENT_LOWAT", "4 KiB"),
             // Small, so that clients that return late need blocks that must be fetched.
             ("HEADWATER_HISTORY_BLOCKS", "24"),
+            ("HEADWATER_SHUTDOWN_GRACE", "2s"),
             ("HEADWATER_LOG_FILTER", "info,headwater=debug"),
         ])
+        .env("HEADWATER_SESSIONS_FILE", positions)
         .stdout(Stdio::null())
         .stderr(Stdio::from(log));
     Process::start(&mut command)

@@ -14,9 +14,11 @@ use tokio::time::sleep;
 
 use crate::chain::{Chain, Emission, Step};
 use crate::client::{Client, Ended, Wish};
+use crate::event_source::EventSource;
 use crate::history::Verdict;
 use crate::node::{self, Node};
 use crate::proxy::Proxy;
+use crate::session::SessionClient;
 use crate::view::Kinds;
 
 /// Number of the last block before the clients start; no reorg goes below it.
@@ -31,6 +33,8 @@ pub struct World {
     pub nodes: Vec<Arc<Node>>,
     pub proxy: Arc<Proxy>,
     pub clients: Vec<Client>,
+    sessions: Vec<SessionClient>,
+    sources: Vec<EventSource>,
     timestamp: u64,
     pub reorgs: u64,
     directory: TempDir,
@@ -40,10 +44,12 @@ pub struct World {
 pub struct Reckoning {
     pub verdict: Verdict,
     pub clients: Vec<(String, Ended)>,
+    /// Descriptions of the clients with sessions and of event streams.
+    pub others: Vec<String>,
     pub events: u64,
-    log: PathBuf,
-    seed: u64,
-    _directory: TempDir,
+    pub logs: Vec<PathBuf>,
+    pub seed: u64,
+    pub _directory: TempDir,
 }
 
 const HEADS: Kinds = Kinds {
@@ -89,6 +95,8 @@ impl World {
             proxy: Arc::new(start_proxy(directory.path(), &all, seed).await),
             nodes: all,
             clients: Vec::new(),
+            sessions: Vec::new(),
+            sources: Vec::new(),
             timestamp: genesis + 1,
             reorgs: 0,
             directory,
@@ -103,10 +111,23 @@ impl World {
         let turns = WISHES.iter().cycle().zip(1..);
         for ((name, kinds, wish), number) in turns.take(clients) {
             let name = format!("{number} ({name})");
-            let client = Client::start(name, *kinds, *wish, FIRST + 1, world.proxy.port);
+            let client = Client::start(name, *kinds, *wish, FIRST + 1, vec![world.proxy.port]);
             world.clients.push(client);
         }
         Some(world)
+    }
+
+    /// Starts clients with sessions, and of server-sent events, whose connections also end by themselves.
+    pub fn add_sessions_and_event_sources(&mut self) {
+        let port = self.proxy.port;
+        self.sessions = vec![
+            SessionClient::start(Wish::All, port),
+            SessionClient::start(Wish::Transfers, port),
+        ];
+        self.sources = vec![
+            EventSource::start("heads", FIRST + 1, port),
+            EventSource::start("logs", FIRST + 1, port),
+        ];
     }
 
     fn emissions(&mut self) -> Vec<Emission> {
@@ -200,13 +221,21 @@ impl World {
                 late.push(client.name.clone());
             }
         }
+        let have_arrived = || {
+            let sessions = self.sessions.iter().all(|client| client.has_arrived(&canonical));
+            sessions && self.sources.iter().all(|source| source.has_arrived(&canonical))
+        };
+        while Instant::now() < end && !have_arrived() {
+            sleep(Duration::from_millis(100)).await;
+        }
         // Long enough for unexpected events to arrive.
         sleep(Duration::from_millis(500)).await;
         let mut reckoning = Reckoning {
             verdict: Verdict::default(),
             clients: Vec::new(),
+            others: Vec::new(),
             events: 0,
-            log: self.proxy.log.clone(),
+            logs: vec![self.proxy.log.clone()],
             _directory: self.directory,
             seed: self.seed,
         };
@@ -216,6 +245,12 @@ impl World {
             reckoning.events += ended.diary.events;
             reckoning.verdict.merge(ended.check(&canonical));
             reckoning.clients.push((name, ended));
+        }
+        let sessions = self.sessions.into_iter().map(|client| client.stop(&canonical));
+        let sources = self.sources.into_iter().map(|source| source.stop(&canonical));
+        for (verdict, words) in sessions.chain(sources) {
+            reckoning.verdict.merge(verdict);
+            reckoning.others.push(words);
         }
         for name in late {
             crate::say(&format!("{name} did not get the last block within {ARRIVE:?}"));
@@ -229,7 +264,7 @@ async fn start_proxy(directory: &Path, nodes: &[Arc<Node>], seed: u64) -> Proxy 
     let scheme = |at: usize| if at > 0 && seed.is_multiple_of(3) { "http" } else { "ws" };
     let upstreams = nodes.iter().enumerate();
     let upstreams = upstreams.map(|(at, node)| format!("{}://{}", scheme(at), node.address()));
-    Proxy::start(directory, &upstreams.collect::<Vec<_>>()).await
+    Proxy::start(directory, "proxy", &upstreams.collect::<Vec<_>>(), None).await
 }
 
 impl Reckoning {
@@ -256,7 +291,9 @@ impl Reckoning {
         let name = format!("chaos-seed-{}-{}", self.seed, std::process::id());
         let kept = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&kept).unwrap();
-        std::fs::copy(&self.log, kept.join("proxy.log")).unwrap();
+        for log in &self.logs {
+            std::fs::copy(log, kept.join(log.file_name().unwrap())).unwrap();
+        }
         for (name, ended) in &self.clients {
             let mut file = BufWriter::new(File::create(kept.join(format!("{name}.txt"))).unwrap());
             ended.diary.write(&mut file).unwrap();

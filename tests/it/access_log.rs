@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Rig, eventually};
 use crate::keys::allow;
+use crate::server_sent_events::source::Source;
 use crate::wire::{CHAIN_ID, FORWARDED, FORWARDED_ANSWER, UPGRADE, Wire, http};
 
 const POST: &str = "POST / HTTP/1.1\r\ncontent-type: application/json";
 
 /// Switches the log on, to a file in this folder.
-fn into(dir: &Path) -> impl Fn(&mut typed::Config) {
+pub fn into(dir: &Path) -> impl Fn(&mut typed::Config) {
     let file = dir.join("access.log").display().to_string();
     move |config| config.log.access.clone_from(&file)
 }
@@ -31,7 +32,7 @@ fn lines(dir: &Path) -> Vec<Value> {
 }
 
 /// Waits until this many lines have these members, and returns them.
-async fn with(dir: &Path, count: usize, members: &Value) -> Vec<Value> {
+pub async fn with(dir: &Path, count: usize, members: &Value) -> Vec<Value> {
     let fits = |line: &Value| {
         members
             .as_object()
@@ -306,4 +307,25 @@ async fn a_reader_that_reads_nothing_costs_lines_and_nothing_else() {
     assert!(rig.metric("headwater_access_log_dropped_total{reason=\"full\"}").await > 1000.0);
     rig.nothing_else(&mut bystander).await;
     assert_eq!(rig.post(FORWARDED).await, FORWARDED_ANSWER);
+}
+
+/// The session of a stream that is the first request of its connection writes the head of the response itself.
+#[tokio::test]
+async fn a_stream_of_events_has_an_id_and_a_line_as_any_request_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::with(into(dir.path())).await;
+    let id = |head: &str| {
+        let mut lines = head.lines().filter_map(|line| line.strip_prefix("x-request-id: "));
+        lines.next().expect("an id").to_owned()
+    };
+    let stream = Source::open(rig.address, "kind=heads").await;
+    let taken =
+        json!({"event": "http", "request_id": id(&stream.head), "method": "GET", "code": 200, "outcome": "answered"});
+    with(dir.path(), 1, &taken).await;
+    // One that the session refuses, before there is a head.
+    let refused = http(rig.address, "GET /events?kind=logs&address=0x1 HTTP/1.1", "").await;
+    assert_eq!(refused.status, 400, "{refused:?}");
+    let members =
+        json!({"event": "http", "request_id": id(&refused.head), "code": 400, "bytes_out": refused.body.len()});
+    with(dir.path(), 1, &members).await;
 }

@@ -1,8 +1,8 @@
 //! Server-sent events: `GET /events`.
 
-mod browser;
-mod examples;
-mod source;
+pub mod browser;
+pub mod examples;
+pub mod source;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -484,6 +484,7 @@ async fn a_position_that_cannot_be_served_is_closed_once_and_then_served_live() 
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]});
     peer.wire.send(TEXT, request.to_string()).await;
     assert_eq!(peer.closed().await, (1012, LOST.to_owned()));
+    peer.wire.ends().await;
     let mut peer = Peer::open(rig.address, &token).await;
     peer.subscribe(json!(["newHeads"])).await;
     let block = rig.control.mine();
@@ -492,6 +493,27 @@ async fn a_position_that_cannot_be_served_is_closed_once_and_then_served_live() 
         rig.metric("headwater_session_claims_total{outcome=\"lost\"}").await,
         1.0
     );
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_have_read_of_its_loss_is_closed_again() {
+    let rig = rig(|_| {}).await;
+    let token = token(31);
+    for _ in 0..2 {
+        // It is gone before it reads the close frame.
+        let lost = "headwater_session_claims_total{outcome=\"lost\"}";
+        let before = rig.metric(lost).await;
+        let peer = Peer::open(rig.address, &token).await;
+        crate::harness::eventually("the client is closed", async || rig.metric(lost).await > before).await;
+        peer.cut(&rig).await;
+    }
+    let mut peer = Peer::open(rig.address, &token).await;
+    assert_eq!(peer.closed().await, (1012, LOST.to_owned()));
+    peer.wire.ends().await;
+    let mut peer = Peer::open(rig.address, &token).await;
+    peer.subscribe(json!(["newHeads"])).await;
+    let block = rig.control.mine();
+    peer.expect([adopted_line(&block, "head")]).await;
 }
 
 #[tokio::test]

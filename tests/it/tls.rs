@@ -19,13 +19,13 @@ use tokio_rustls::client::TlsStream;
 use crate::harness::{Client, Proxy, Rig, adopted, eventually, node, node_with_logs_of};
 
 /// A self-signed authority, and certificates that it signed, as files.
-struct Authority {
+pub struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -54,7 +54,7 @@ impl Authority {
     }
 
     /// Returns a client configuration that trusts this authority, and presents the certificate `shows` if given.
-    fn client(&self, shows: Option<&str>) -> Arc<ClientConfig> {
+    pub fn client(&self, shows: Option<&str>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca()).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -72,7 +72,7 @@ impl Authority {
     }
 
     /// Starts a rig whose clients connect over TLS.
-    async fn rig(&self, edit: impl FnOnce(&mut headwater::config::typed::Config)) -> Rig {
+    pub async fn rig(&self, edit: impl FnOnce(&mut headwater::config::typed::Config)) -> Rig {
         self.before(node().await, edit).await
     }
 
@@ -94,7 +94,7 @@ impl Authority {
     }
 }
 
-async fn handshake(proxy: &Proxy, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn handshake(proxy: &Proxy, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(proxy.address).await?;
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(config).connect(name, tcp).await

@@ -1,8 +1,9 @@
 //! Sessions with unmodified libraries: a relay cuts the connection at random moments, with reorgs in between, and what the
 //! application saw has no hole.
 //!
-//! `cargo test --test sessions`; `SESSION_CUTS` and `SESSION_SEED` change the number of cuts (60; 200 is the long form) and the story. viem runs
-//! in Node where `tests/interop/node_modules` has it.
+//! `cargo test --test sessions`; `SESSION_CUTS` and `SESSION_SEED` change the number of cuts (60; 200 is the long form) and
+//! the story. viem runs in Node where `tests/interop/node_modules` has it, web3.py where `tests/interop/.venv` does, and go-ethereum's client where
+//! there is Go.
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
@@ -229,13 +230,18 @@ impl World {
 
     /// Returns the number of positions of returning sessions with this outcome.
     async fn claims(&self, outcome: &str) -> u64 {
+        self.metric(&format!("headwater_session_claims_total{{outcome=\"{outcome}\"}}"))
+            .await
+    }
+
+    /// Returns the value of a metric with these labels; 0 if there is none.
+    async fn metric(&self, sample: &str) -> u64 {
         let mut admin = TcpStream::connect(self.admin).await.unwrap();
         let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         admin.write_all(request.as_bytes()).await.unwrap();
         let mut page = String::new();
         admin.read_to_string(&mut page).await.unwrap();
-        let name = format!("headwater_session_claims_total{{outcome=\"{outcome}\"}} ");
-        let line = page.lines().find_map(|line| line.strip_prefix(&name));
+        let line = page.lines().find_map(|line| line.strip_prefix(sample));
         line.map_or(0, |value| value.trim().parse().unwrap())
     }
 
@@ -361,14 +367,12 @@ async fn with_script(name: &str, command: &mut Command) {
     command.arg(world.url()).arg(slow).stdout(Stdio::piped());
     let mut child = Running(command.spawn().unwrap());
     let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
-    let (told, ready) = (story.clone(), Arc::new(tokio::sync::Notify::new()));
-    let is_ready = ready.clone();
+    let told = story.clone();
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let words: Vec<&str> = line.split(' ').collect();
             let [what, hash, index] = words[..] else {
-                is_ready.notify_one();
-                continue;
+                panic!("{line}");
             };
             let index = u64::from_str_radix(index.trim_start_matches("0x"), 16).unwrap();
             let hash = hash.to_owned();
@@ -379,7 +383,18 @@ async fn with_script(name: &str, command: &mut Command) {
             });
         }
     });
-    timeout(PATIENCE, ready.notified()).await.unwrap();
+    let subscribing = async {
+        for kind in ["newHeads", "logs"] {
+            while world
+                .metric(&format!("headwater_subscriptions{{kind=\"{kind}\"}}"))
+                .await
+                == 0
+            {
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    timeout(PATIENCE, subscribing).await.unwrap();
     world.cut_in_between(&story).await;
     // A client whose position is lost is closed with the reason, and this application does not look at it.
     assert_eq!(world.claims("lost").await, 0, "positions are lost");
@@ -413,4 +428,60 @@ async fn viem_sees_no_hole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_application_on_viem_sees_no_hole() {
     with_viem("viem, slow").await;
+}
+
+async fn with_web3(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
+    let python = folder.join(".venv/bin/python");
+    if !python.exists() {
+        println!("skipped: no web3.py, see tests/interop/README.md");
+        return;
+    }
+    with_script(name, Command::new(python).arg(folder.join("libraries/session_web3.py"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web3_py_sees_no_hole() {
+    with_web3("web3.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_application_on_web3_py_sees_no_hole() {
+    with_web3("web3.py, slow").await;
+}
+
+async fn with_go_ethereum(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/go");
+    let built = tempfile::tempdir().unwrap();
+    let binary = built.path().join("interop");
+    let mut build = Command::new("go");
+    let build = build.current_dir(folder).args(["build", "-o"]).arg(&binary).arg(".");
+    match build.status() {
+        Ok(status) => assert!(status.success()),
+        Err(_) => return println!("skipped: no Go"),
+    }
+    with_script(name, Command::new(binary).arg("session")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_ethereum_sees_no_hole() {
+    with_go_ethereum("go-ethereum").await;
+}
+
+/// Returns the part of a source between the page's name and the end.
+fn shown(source: &str) -> &str {
+    let (_, after) = source.split_once("docs/sessions.md\n").unwrap();
+    let (shown, _) = after.split_once("end\n").unwrap();
+    shown.trim_end_matches(['#', '/', ' ', '\n'])
+}
+
+#[test]
+fn the_page_shows_the_programs() {
+    let page = include_str!("../../docs/sessions.md");
+    for source in [
+        include_str!("../interop/libraries/session_web3.py"),
+        include_str!("../interop/go/session.go"),
+    ] {
+        assert!(page.contains(shown(source)), "{}", shown(source));
+    }
 }

@@ -139,7 +139,7 @@ pub fn selects(kind: Kind, contracts: &[Address], log: &Log) -> bool {
     }
 }
 
-fn transfer() -> B256 {
+pub fn transfer() -> B256 {
     static TOPIC: LazyLock<B256> = LazyLock::new(|| keccak256("Transfer(address,address,uint256)"));
     *TOPIC
 }
@@ -157,7 +157,7 @@ pub fn log(index: u64, address: Address, topics: &[B256], data: &[u8]) -> Log {
 }
 
 /// Returns the same filter in the server's form; `None` if the client does not subscribe to logs.
-fn filter(kind: Kind, contracts: &[Address]) -> Option<Value> {
+pub fn filter(kind: Kind, contracts: &[Address]) -> Option<Value> {
     match kind {
         Kind::Heads => None,
         Kind::Logs(selection) | Kind::Both(selection) => Some(match selection {
@@ -529,8 +529,7 @@ fn asked(text: &str, holes: bool) -> Option<Asked> {
 
 impl Place {
     fn log(&mut self, shape: LogShape) -> Told {
-        let block = (shape.block_number.to(), shape.block_hash);
-        let log = log(shape.log_index.to(), shape.address, &shape.topics, &shape.data);
+        let (block, log) = (shape.block(), shape.log());
         self.lowest = Some(self.lowest.map_or(block.0, |lowest| lowest.min(block.0)));
         if shape.removed {
             let at = self
@@ -598,12 +597,24 @@ pub struct HeadShape {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LogShape {
+pub struct LogShape {
     address: Address,
     topics: Vec<B256>,
     data: Bytes,
     block_number: U64,
     block_hash: B256,
     log_index: U64,
-    removed: bool,
+    pub removed: bool,
+}
+
+impl LogShape {
+    /// Returns number and hash of the log's block.
+    pub fn block(&self) -> (u64, B256) {
+        (self.block_number.to(), self.block_hash)
+    }
+
+    /// Returns the log in the form of the checker.
+    pub fn log(&self) -> Log {
+        log(self.log_index.to(), self.address, &self.topics, &self.data)
+    }
 }

@@ -14,14 +14,21 @@
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod applied;
+mod blocks;
 mod client;
 mod clock;
+mod consumer;
+#[path = "../shared/event_response.rs"]
+mod event_response;
+mod event_sources;
 mod features;
 mod fleet;
 #[path = "../history/mod.rs"]
 mod history;
 mod plan;
 mod run;
+mod sessions;
 mod trailing;
 
 use std::collections::BTreeMap;
@@ -88,6 +95,8 @@ fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
         total.resumed += outcome.resumed;
         total.events += outcome.events;
         total.asked += outcome.asked;
+        total.repeated += outcome.repeated;
+        total.lost_positions += outcome.lost_positions;
         total.verdict.merge(outcome.verdict);
         done += 1;
         if done % 20 == 0 {
@@ -96,8 +105,17 @@ fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
     }
     total.verdict.examples.clear();
     eprintln!(
-        "{} seeds, {} clients, {} records, {} resumptions, {} blocks asked for, {} events: {}",
-        done, total.clients, total.records, total.resumed, total.asked, total.events, total.verdict
+        "{} seeds, {} clients, {} records, {} resumptions, {} blocks asked for, {} events, {} repeated by sessions, {} \
+         positions lost with notice: {}",
+        done,
+        total.clients,
+        total.records,
+        total.resumed,
+        total.asked,
+        total.events,
+        total.repeated,
+        total.lost_positions,
+        total.verdict
     );
     assert!(
         failed.is_empty(),

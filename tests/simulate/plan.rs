@@ -40,6 +40,8 @@ pub struct Plan {
     pub behind: Vec<Option<u64>>,
     /// `true` if clients resume after a lost connection.
     pub resumes: bool,
+    /// `true` if the app keeps the positions of sessions in a file over a restart.
+    pub keeps_positions: bool,
     /// Acts with their times in milliseconds, in order.
     pub acts: Vec<(u64, Act)>,
 }
@@ -174,6 +176,7 @@ impl Plan {
             clients: (0..rng.random_range(4..10)).map(|_| kind(&mut rng)).collect(),
             behind: Vec::new(),
             resumes: rng.random_ratio(3, 4),
+            keeps_positions: StdRng::seed_from_u64(seed.rotate_left(12) ^ 0x5e55).random_ratio(1, 2),
             acts: Vec::new(),
         };
         plan.draw_chain(&mut rng);
@@ -355,12 +358,18 @@ impl Plan {
     }
 }
 
+impl Selection {
+    pub fn draw(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..4) {
+            0..2 => Self::All,
+            2 => Self::Contracts(rng.random_range(1..4)),
+            _ => Self::Transfers,
+        }
+    }
+}
+
 fn kind(rng: &mut StdRng) -> Kind {
-    let selection = match rng.random_range(0..4) {
-        0..2 => Selection::All,
-        2 => Selection::Contracts(rng.random_range(1..4)),
-        _ => Selection::Transfers,
-    };
+    let selection = Selection::draw(rng);
     match rng.random_range(0..4) {
         0 => Kind::Heads,
         1 => Kind::Logs(selection),
@@ -406,13 +415,17 @@ impl fmt::Display for Plan {
             clients,
             behind,
             resumes,
+            keeps_positions,
             acts,
         } = self;
         writeln!(
             f,
             "seed {seed} with {features}: {nodes} nodes as {order:?}, polled {polled:?}, history {history}, {transactions} transactions, logs of {log_bytes} bytes"
         )?;
-        writeln!(f, "  clients: {clients:?}, behind {behind:?}, resuming: {resumes}")?;
+        writeln!(
+            f,
+            "  clients: {clients:?}, behind {behind:?}, resuming: {resumes}, file of positions: {keeps_positions}"
+        )?;
         let mut mined = 0;
         for (at, act) in acts {
             // Consecutive blocks are summed up in one line.

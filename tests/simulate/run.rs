@@ -3,9 +3,11 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use alloy_primitives::Address;
 use headwater::app::{App, Broken};
 use headwater::config::typed;
 use headwater::reload::{ConfigSource, Follower};
@@ -17,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, Command, selects};
 use crate::clock::{STEP, Still, step};
-use crate::fleet::Fleet;
+use crate::consumer::Consumer;
+use crate::event_sources::EventSource;
+use crate::fleet::{Fleet, Progress};
 use crate::history::{self, Record, Start, Told, Verdict};
 use crate::plan::{Act, Kind, Plan};
+use crate::sessions::SessionClient;
 use crate::trailing::Trailing;
 
 /// The result of a simulation.
@@ -29,6 +34,9 @@ pub struct Outcome {
     pub records: usize,
     pub events: u64,
     pub resumed: usize,
+    /// Events that sessions sent again, and positions that were lost with notice.
+    pub repeated: u64,
+    pub lost_positions: usize,
     pub verdict: Verdict,
     /// Number of blocks that clients requested and received.
     pub asked: u64,
@@ -67,7 +75,7 @@ pub fn run(plan: &Plan) -> Outcome {
     outcome
 }
 
-fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> typed::Config {
+fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>, file: &Path) -> typed::Config {
     let mut typed = typed::Config {
         listen: listen.into(),
         admin: "127.0.0.1:0".into(),
@@ -88,6 +96,10 @@ fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>) -> typed::Config 
     // Quotas use the real clock, which hardly advances here.
     typed.limits.requests_per_second = 1_000_000;
     typed.limits.request_burst = 1_000_000;
+    typed.limits.handshakes_per_minute = 1_000_000;
+    if plan.keeps_positions {
+        typed.sessions.file = file.with_file_name("positions").to_str().unwrap().to_owned();
+    }
     typed
 }
 
@@ -104,7 +116,7 @@ struct Life {
 impl Life {
     /// Starts the app with these nodes as upstreams.
     async fn begin(plan: &Plan, listen: &str, fleet: &Fleet, nodes: &[usize], file: &Path) -> Self {
-        write(file, &settings(plan, listen, fleet.urls(plan, nodes)));
+        write(file, &settings(plan, listen, fleet.urls(plan, nodes), file));
         let source = ConfigSource {
             file: Some(file.to_owned()),
             ..ConfigSource::default()
@@ -126,10 +138,8 @@ impl Life {
 
     /// Reloads the settings with these nodes as upstreams.
     fn reload(&self, plan: &Plan, fleet: &Fleet, nodes: &[usize]) {
-        write(
-            &self.file,
-            &settings(plan, &self.server.to_string(), fleet.urls(plan, nodes)),
-        );
+        let (listen, upstreams) = (self.server.to_string(), fleet.urls(plan, nodes));
+        write(&self.file, &settings(plan, &listen, upstreams, &self.file));
         self.operate("reload", "");
     }
 
@@ -178,9 +188,7 @@ async fn simulate(plan: &Plan) -> Outcome {
     let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
     let mut outcome = Outcome::default();
 
-    let trailing: Vec<Trailing> = (0..4)
-        .map(|at| Trailing::start(plan.seed, at, life.server, plan.history as u64, progress.clone()))
-        .collect();
+    let consumers = consumers(plan, life.server, &contracts, &progress);
 
     let mut now = 0;
     let mut acts = plan.acts.iter().peekable();
@@ -222,7 +230,7 @@ async fn simulate(plan: &Plan) -> Outcome {
         life.operate_on("uncordon", &fleet.url(plan, node));
     }
     let clients: Vec<Client> = clients.into_iter().flatten().collect();
-    recover(&mut fleet, &clients, &trailing, &mut outcome).await;
+    recover(&mut fleet, &clients, &consumers, &mut outcome).await;
     if life.running.is_finished() {
         outcome
             .complaints
@@ -230,18 +238,58 @@ async fn simulate(plan: &Plan) -> Outcome {
     }
     judge(plan, &fleet, clients, &mut outcome);
     let canonical = fleet.canonical();
-    for client in &trailing {
+    for consumer in &consumers {
+        let counts = consumer.counts();
         outcome.clients += 1;
-        outcome.events += client.events();
-        outcome.resumed += client.resumed();
-        outcome.complaints.extend(client.judge(&canonical));
+        outcome.events += counts.events;
+        outcome.resumed += counts.resumed;
+        outcome.repeated += counts.repeated;
+        outcome.lost_positions += counts.lost;
+        outcome.complaints.extend(consumer.judge(&canonical));
     }
     life.stop.cancel();
     outcome
 }
 
+/// Starts the clients beside the planned ones.
+fn consumers(
+    plan: &Plan,
+    server: SocketAddr,
+    contracts: &[Address],
+    progress: &Arc<Progress>,
+) -> Vec<Box<dyn Consumer>> {
+    let mut all: Vec<Box<dyn Consumer>> = Vec::new();
+    for at in 0..4 {
+        let history = plan.history as u64;
+        all.push(Box::new(Trailing::start(
+            plan.seed,
+            at,
+            server,
+            history,
+            progress.clone(),
+        )));
+        all.push(Box::new(EventSource::start(
+            plan,
+            at,
+            server,
+            contracts,
+            progress.clone(),
+        )));
+    }
+    for at in 0..3 {
+        all.push(Box::new(SessionClient::start(
+            plan,
+            at,
+            server,
+            contracts,
+            progress.clone(),
+        )));
+    }
+    all
+}
+
 /// Repairs everything, then checks that clients catch up without a new block, and after that receive the next blocks.
-async fn recover(fleet: &mut Fleet, clients: &[Client], trailing: &[Trailing], outcome: &mut Outcome) {
+async fn recover(fleet: &mut Fleet, clients: &[Client], consumers: &[Box<dyn Consumer>], outcome: &mut Outcome) {
     fleet.repair();
     fleet.act(&Act::Mine(1));
     let without = settled(fleet, clients).await;
@@ -254,13 +302,15 @@ async fn recover(fleet: &mut Fleet, clients: &[Client], trailing: &[Trailing], o
     let without = settled(fleet, clients).await;
     let words = |name| format!("{name}: without the blocks that followed {RECOVERY:?} later");
     outcome.complaints.extend(without.into_iter().map(words));
+    // From now on the chain stands still.
+    let canonical = fleet.canonical();
     let mut waited = Duration::ZERO;
-    while waited < RECOVERY && !trailing.iter().all(|client| client.has_arrived(fleet.leader())) {
+    while waited < RECOVERY && !consumers.iter().all(|client| client.has_arrived(&canonical)) {
         step().await;
         waited += STEP;
     }
-    let without = trailing.iter().filter(|client| !client.has_arrived(fleet.leader()));
-    let words = without.map(|client| format!("{client:?}: without the newest blocks of its level"));
+    let without = consumers.iter().filter(|client| !client.has_arrived(&canonical));
+    let words = without.map(|client| format!("{}: without the newest blocks", client.name()));
     outcome.complaints.extend(words);
 }
 

@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use alloy_primitives::{B256, U64};
 use futures_util::{SinkExt, StreamExt};
-use headwater::devnet::Control;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,7 +17,9 @@ use tokio::time::sleep;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{HeadShape, Notification, Params};
+use crate::blocks::{BlockShape, Blocks, Received};
+use crate::client::{HeadShape, LogShape, Notification, Params};
+use crate::consumer::{Consumer, Counts};
 use crate::fleet::Progress;
 use crate::history::Canonical;
 
@@ -33,7 +32,7 @@ const FINALIZED: u64 = 64;
 
 /// Level of the client, and the depth of the newest block that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
+pub enum Level {
     Finalized,
     Safe,
     Confirmations(u64),
@@ -42,7 +41,7 @@ enum Level {
 }
 
 impl Level {
-    fn options(self) -> Value {
+    pub fn options(self) -> Value {
         match self {
             Self::Head => json!({}),
             Self::Finalized => json!({"finality": "finalized"}),
@@ -51,7 +50,7 @@ impl Level {
         }
     }
 
-    fn depth(self) -> u64 {
+    pub fn depth(self) -> u64 {
         match self {
             Self::Finalized => FINALIZED,
             Self::Safe => SAFE,
@@ -61,22 +60,9 @@ impl Level {
     }
 }
 
-/// A block that the client was sent: number, hash and parent, and the indices of its logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Received {
-    number: u64,
-    hash: B256,
-    parent: B256,
-    logs: Vec<u64>,
-}
-
 #[derive(Debug, Default)]
 struct Diary {
-    /// Blocks since the last fresh start, oldest first.
-    blocks: Vec<Received>,
-    /// Parent of the oldest of these blocks, or of the block that was taken back last. `blockLogs` that resumed has all
-    /// blocks up to its start, and takes these back too, one after the other; `None` for one that began live.
-    before: Option<B256>,
+    blocks: Blocks,
     events: u64,
     /// Events before the last fresh start; `None` before the first one.
     anew_at: Option<u64>,
@@ -116,52 +102,38 @@ impl Trailing {
         tokio::spawn(task.run());
         Self { level, diary, over }
     }
+}
 
+impl Consumer for Trailing {
     fn name(&self) -> String {
         format!("trailing client {:?}", self.level)
     }
 
-    pub fn events(&self) -> u64 {
-        self.diary.lock().events
+    fn counts(&self) -> Counts {
+        let diary = self.diary.lock();
+        Counts {
+            events: diary.events,
+            resumed: diary.resumed,
+            ..Counts::default()
+        }
     }
 
-    pub fn resumed(&self) -> usize {
-        self.diary.lock().resumed
-    }
-
-    /// Checks if the client has everything that has its level when the chain stands still.
-    pub fn has_arrived(&self, leader: &Control) -> bool {
-        let last = leader.with_chain(|chain| {
-            let number = chain.head().number().saturating_sub(self.level.depth());
-            chain.block_at_or_below(number).map(|block| block.hash())
-        });
+    fn has_arrived(&self, canonical: &Canonical) -> bool {
+        let top = canonical.blocks.last().map_or(0, |block| block.number);
+        let top = top.saturating_sub(self.level.depth());
+        let last = canonical.blocks.iter().rev().find(|block| block.number <= top);
         let diary = self.diary.lock();
         // A client that began anew, live, may have done so after the last block got its level.
-        let is_before_its_first = diary.blocks.is_empty() && diary.anew_at == Some(diary.events);
-        diary.subscribed && (is_before_its_first || diary.blocks.last().map(|block| block.hash) == last)
+        let is_before_its_first = diary.blocks.list.is_empty() && diary.anew_at == Some(diary.events);
+        diary.subscribed && (is_before_its_first || diary.blocks.last() == last.map(|block| block.hash))
     }
 
-    /// Returns everything that contradicts the contract, now that the chain has this history.
-    pub fn judge(&self, canonical: &Canonical) -> Vec<String> {
+    fn judge(&self, canonical: &Canonical) -> Vec<String> {
         let _ = self.over.send(true);
         let name = self.name();
         let diary = self.diary.lock();
         let mut faults = diary.complaints.clone();
-        for pair in diary.blocks.windows(2) {
-            if pair[1].parent != pair[0].hash {
-                faults.push(format!("a gap between {} and {}", pair[0].number, pair[1].number));
-            }
-        }
-        for block in &diary.blocks {
-            let Some(own) = canonical.blocks.iter().find(|own| own.hash == block.hash) else {
-                faults.push(format!("block {} was dropped, and the stream went on", block.number));
-                continue;
-            };
-            let logs: Vec<u64> = own.logs.iter().map(|log| log.index).collect();
-            if block.logs != logs {
-                faults.push(format!("block {}: logs {:?}, not {logs:?}", block.number, block.logs));
-            }
-        }
+        faults.extend(diary.blocks.faults(canonical));
         faults.into_iter().map(|words| format!("{name}: {words}")).collect()
     }
 }
@@ -201,9 +173,9 @@ impl Task {
         match end {
             // The last block may lack logs.
             End::Broken if matches!(self.level, Level::Head) => {}
-            End::Broken => drop(diary.blocks.pop()),
+            End::Broken => drop(diary.blocks.list.pop()),
             End::Afresh => {
-                diary.blocks.clear();
+                diary.blocks.list.clear();
                 diary.anew_at = Some(diary.events);
             }
         }
@@ -221,12 +193,12 @@ impl Task {
         {
             let mut diary = self.diary.lock();
             if let Some(last) = diary.blocks.last() {
-                options["after"] = json!({ "blockHash": last.hash });
+                options["after"] = json!({ "blockHash": last });
             }
-            diary.before = diary.blocks.first().map(|block| block.parent);
+            diary.blocks.begin(options.get("after").is_some());
         }
         let resumes = options.get("after").is_some();
-        let complete = self.diary.lock().blocks.len();
+        let complete = self.diary.lock().blocks.list.len();
         let options = [options].into_iter().filter(|options| *options != json!({}));
         let ask = |id: u64, kind: &[Value]| {
             let params: Vec<Value> = kind.iter().cloned().chain(options.clone()).collect();
@@ -271,7 +243,7 @@ impl Task {
                     events += 1;
                     // Not before a block is complete: one with more events than that would come again for ever.
                     if events >= cut_after
-                        && (self.level == Level::Head || self.diary.lock().blocks.len() > complete + 1)
+                        && (self.level == Level::Head || self.diary.lock().blocks.list.len() > complete + 1)
                     {
                         return End::Broken;
                     }
@@ -306,14 +278,17 @@ impl Task {
         let at = ids.iter().position(|id| id == subscription);
         if matches!(self.level, Level::Head) {
             match serde_json::from_str::<BlockShape>(result.get()) {
-                Ok(message) => diary.whole(message),
+                Ok(message) => {
+                    let fault = diary.blocks.whole(&message).err();
+                    diary.complaints.extend(fault);
+                }
                 Err(_) => diary.complaints.push(format!("no block: {text}")),
             }
         } else if at == Some(0) {
             let Ok(head) = serde_json::from_str::<HeadShape>(result.get()) else {
                 return diary.complaints.push(format!("no head: {text}"));
             };
-            diary.blocks.push(Received {
+            diary.blocks.list.push(Received {
                 number: head.number.to(),
                 hash: head.hash,
                 parent: head.parent_hash,
@@ -326,46 +301,11 @@ impl Task {
             if log.removed {
                 diary.complaints.push(format!("a log was taken back: {text}"));
             }
-            match diary.blocks.last_mut() {
-                Some(block) if block.hash == log.block_hash => block.logs.push(log.log_index.to()),
+            match diary.blocks.list.last_mut() {
+                Some(block) if block.hash == log.block().1 => block.logs.push(log.log().index),
                 _ => diary.complaints.push(format!("a log not behind its head: {text}")),
             }
         }
-    }
-}
-
-impl Diary {
-    /// Takes a message of `blockLogs`.
-    fn whole(&mut self, message: BlockShape) {
-        let HeadShape {
-            number,
-            hash,
-            parent_hash: parent,
-        } = message.block;
-        let last = self.blocks.last().map(|block| block.hash).or(self.before);
-        let number = number.to::<u64>();
-        if message.removed {
-            if last == Some(hash) {
-                if self.blocks.pop().is_none() {
-                    self.before = Some(parent);
-                }
-            } else {
-                self.complaints
-                    .push(format!("block {number} was taken back, and is not the newest"));
-            }
-            return;
-        }
-        if last.is_some_and(|last| last != parent) {
-            self.complaints
-                .push(format!("block {number} is not the child of the one before"));
-        }
-        let logs = message.logs.iter().map(|log| log.log_index.to()).collect();
-        self.blocks.push(Received {
-            number,
-            hash,
-            parent,
-            logs,
-        });
     }
 }
 
@@ -380,19 +320,4 @@ fn answered(text: &str) -> Result<Vec<String>, i64> {
         None => Err(answer["error"]["code"].as_i64().unwrap_or(0)),
     };
     answers.iter().map(id).collect()
-}
-
-#[derive(Deserialize)]
-struct BlockShape {
-    block: HeadShape,
-    removed: bool,
-    logs: Vec<LogShape>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LogShape {
-    block_hash: B256,
-    log_index: U64,
-    removed: bool,
 }

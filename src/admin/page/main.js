@@ -15,6 +15,7 @@ import { createStreams } from "./streams.js";
 import { createTry } from "./try.js";
 import { createUpstreams } from "./upstreams.js";
 import { createUsage } from "./usage.js";
+import { createWebhooks } from "./webhooks.js";
 
 const THEMES = ["system", "light", "dark"];
 const THEME = "headwater.theme";
@@ -59,7 +60,7 @@ byId("theme").addEventListener("click", nextTheme);
 
 const clients = createClients(api);
 const trial = createTry(api);
-const panels = [createActs(api), createFigures(), createUpstreams(api), createBlocks(api, (text) => setText(byId("spoken"), text)), createStreams(), createLimits(), createUsage(api), clients];
+const panels = [createActs(api), createFigures(), createUpstreams(api), createWebhooks(), createBlocks(api, (text) => setText(byId("spoken"), text)), createStreams(), createLimits(), createUsage(api), clients];
 createEvents(api, speak);
 
 createKeyboard([

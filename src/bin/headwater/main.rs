@@ -20,6 +20,7 @@ use headwater::devnet::{self, Devnet};
 use headwater::door::ApiKey;
 use headwater::reload::{ConfigSource, Follower};
 use headwater::telemetry::{self, LogFormat};
+use headwater::webhooks;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::notify::ServiceManager;
@@ -55,6 +56,8 @@ enum Command {
     DefaultConfig(DefaultArgs),
     /// Create an API key, and print it once, with the lines for the configuration.
     Key(KeyArgs),
+    /// Try a webhook of the configuration.
+    Webhook(WebhookArgs),
     /// Check if a running headwater is alive (for a container's health check).
     Health(RunArgs),
     #[command(flatten)]
@@ -78,6 +81,23 @@ struct RunArgs {
     /// Format of the log [default: text].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+struct WebhookArgs {
+    #[command(subcommand)]
+    command: WebhookCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum WebhookCommand {
+    /// Send one signed test event, and print the status of the answer.
+    Test {
+        /// Name of the webhook, a section [webhooks.NAME] of the configuration.
+        name: String,
+        #[command(flatten)]
+        run: RunArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -183,6 +203,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Operator(command) => block_on(operate::run(command)),
+        Command::Webhook(args) => block_on(test_webhook(args)),
         Command::Health(args) => block_on(health::health(source(&args).read()?.1.admin)),
     }
 }
@@ -215,6 +236,23 @@ fn check_config(args: &CheckArgs) -> anyhow::Result<()> {
     for change in changes {
         print(&format!("{change}\n"));
     }
+    Ok(())
+}
+
+/// Sends a test event to the receiver of a webhook.
+async fn test_webhook(args: WebhookArgs) -> anyhow::Result<()> {
+    let WebhookCommand::Test { name, run } = args.command;
+    let (_, config) = source(&run).read()?;
+    let known: Vec<&str> = config.webhooks.iter().map(|own| &*own.name).collect();
+    let own = config.webhooks.iter().find(|own| *own.name == *name);
+    let own = own.ok_or_else(|| match known.is_empty() {
+        true => ConfigError("webhooks: there are none: give the configuration with --config FILE".into()),
+        false => ConfigError(format!("{name:?} is no webhook: use one of {}", known.join(", "))),
+    })?;
+    // Fails if a provider is installed already, which serves as well.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let line = webhooks::send_test(own).await.map_err(anyhow::Error::msg)?;
+    print(&format!("{line}\n"));
     Ok(())
 }
 

@@ -142,6 +142,14 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "File that keeps the positions of sessions over a graceful restart of the same version: written at the end, read and removed at the start. Empty, or after an upgrade: they are lost, and each client is closed once with 1012.",
     ),
     (
+        "fleet.secret_file",
+        "File with a secret of at least 32 characters, the same at all headwaters of a tree, read at the start: quotas then hold for all of them together (docs/several.md). Empty: each headwater's quotas are its own.",
+    ),
+    (
+        "fleet.exchange",
+        "Interval at which an edge reports its clients' use to its roots and takes that of others; at least 50ms.",
+    ),
+    (
         "limits.max_connections",
         "Open connections. When all are taken, a newcomer displaces the idlest connection (those without subscriptions first) of the network (IPv4 /24, IPv6 /48) and address with most connections, which is closed with 1013; if none has more than the newcomer, the newcomer gets HTTP 429.",
     ),
@@ -311,6 +319,14 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
         "on: HTTP answers of 1 KiB and more are sent with zstd or gzip to clients that accept it, and cached ones are compressed once for all; off: as they are.",
     ),
     (
+        "server.http2",
+        "on: HTTP/2 over TLS (ALPN), and without TLS to clients that begin with it (prior knowledge); tls: over TLS only; off: HTTP/1.1 alone. WebSocket over HTTP/2 is RFC 8441.",
+    ),
+    (
+        "server.http2_streams",
+        "Most streams of an HTTP/2 connection at a time: requests, WebSockets and streams of events. Each of the last two counts as one more connection of its client.",
+    ),
+    (
         "server.proxy_protocol",
         "Requires a PROXY protocol header, version 2, at the start of every connection: it gives the client's address. Only for ports that only a load balancer can reach.",
     ),
@@ -397,86 +413,3 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ),
     ("devnet.logs_per_transaction", "Embedded chain: logs per transaction."),
 ];
-
-/// Keys of the sections `[plans.NAME]` and `[keys.NAME]` and of tables in `upstream`: key, example, description.
-pub(in crate::config) const NAMED: &[(&str, &str, &str)] = &[
-    (
-        "upstream[].address",
-        "\"wss://node.example\"",
-        "Address as in upstream. A table may be an entry of the list or its only value.",
-    ),
-    (
-        "upstream[].archive",
-        "false",
-        "The node has the state of every block. While such a node is connected, calls about old state and traces go only to such nodes. A block named by its hash counts as old unless it is among the recent ones (history.blocks).",
-    ),
-    (
-        "upstream[].methods",
-        "[\"*\"]",
-        "Methods that the node serves, by name or by prefix with *.",
-    ),
-    (
-        "upstream[].calls",
-        "\"share\"",
-        "Share of clients' calls: share (by latency and load), spare (calls that no other node can take), none (heads and logs only).",
-    ),
-    (
-        "plans.NAME",
-        "any of limits, but max_connections, max_refusals and refusal_window",
-        "Limits of clients on this plan; the others are those of [limits].",
-    ),
-    (
-        "keys.NAME.hash",
-        "\"sha256:…\"",
-        "Hash of an API key, printed by headwater key NAME; the key itself is stored nowhere.",
-    ),
-    ("keys.NAME.plan", "\"default\"", "Plan of the key; default is [limits]."),
-    (
-        "keys.NAME.edge",
-        "false",
-        "The client is another headwater, which limits its own clients: no limits of requests, connections, subscriptions or egress, messages of the longest plan, a queue of a quarter of delivery.max_total_queue_bytes for each connection, never closed for refusals. Not together with plan.",
-    ),
-    (
-        "keys.NAME.methods",
-        "[\"eth_*\"]",
-        "Methods that the key may call, instead of those of [methods]; a prefix covers methods that read.",
-    ),
-    (
-        "keys.NAME.subscriptions",
-        "[\"newHeads\", \"logs\"]",
-        "Kinds that the key may subscribe to: newHeads, logs, blockLogs, newPendingTransactions, syncing, minedTransactions, transactionReceipts, passthrough (see subscriptions.passthrough).",
-    ),
-    (
-        "keys.NAME.origins",
-        "[\"https://app.example\"]",
-        "Origins of web pages that may use the key, instead of server.origins.",
-    ),
-    (
-        "keys.NAME.addresses",
-        "[\"10.0.0.0/8\"]",
-        "Client networks (CIDR) from which the key may be used.",
-    ),
-];
-
-/// A node, a plan and a key as comments, for the end of the example file.
-pub(super) const NAMED_EXAMPLE: &str = "
-# A node with options: an archive node that gets only the calls that no other node can take.
-#
-# upstream = [\"ws://127.0.0.1:8546\", { address = \"wss://archive.example\", archive = true, methods = [\"*\"], calls = \"spare\" }]
-#
-# Plans and keys are sections with names that you choose. This file, and the files named in [auth], are read again on
-# SIGHUP and when they change.
-#
-# [plans.partner]
-# requests_per_second = 2000
-# request_burst = 10000
-# egress_bytes_per_second = \"2 MiB\"
-#
-# [keys.alice]
-# hash = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"
-# plan = \"partner\"
-# methods = [\"eth_*\", \"net_version\"]
-# subscriptions = [\"newHeads\", \"logs\"]
-# origins = [\"https://app.example\"]
-# addresses = [\"10.0.0.0/8\"]
-";

@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// `true` once the peer's close frame has arrived.
     pub(super) echoed: bool,
+    /// `true` once the peer has answered our close frame with its code.
+    pub(super) is_acknowledged: bool,
     pub(super) over: Option<Ended>,
     pub(super) blockage: WriteStall,
     /// Bytes of the queue and the current write that are counted in the [`Backlog`](crate::delivery::Backlog).

@@ -169,6 +169,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::clock::at;
     use crate::config::{Config, typed};
     use crate::delivery::Recipient;
     use crate::door::Accounts;
@@ -182,7 +183,9 @@ mod tests {
             subject: "alice".into(),
             plan: "default".into(),
         };
-        Accounts::default().open(identity, policy.anonymous.clone()).unwrap()
+        Accounts::default()
+            .open(identity, policy.anonymous.clone(), at(0))
+            .unwrap()
     }
 
     fn recipient() -> Arc<Recipient> {
@@ -313,7 +316,9 @@ mod tests {
     fn a_client_without_key_sees_its_own_connection_alone() {
         let policy = Config::check(&typed::Config::default()).unwrap().door;
         let network = Identity::Network("10.0.0.1".parse::<std::net::IpAddr>().unwrap().into());
-        let account = Accounts::default().open(network, policy.anonymous.clone()).unwrap();
+        let account = Accounts::default()
+            .open(network, policy.anonymous.clone(), at(0))
+            .unwrap();
         let recipient = recipient();
         let _all = [5, 6].map(|connection| account.reserve(0).unwrap().listed(connection, Kind::Heads, &recipient));
         let seen = |from| {

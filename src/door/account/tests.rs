@@ -23,7 +23,7 @@ fn charge(account: &Account, methods: &[&str]) -> Result<(), Exceeded> {
 fn a_burst_passes_and_one_more_does_not() {
     let policy = policy(|c| (c.limits.request_burst, c.limits.requests_per_second) = (5, 1));
     let accounts = Accounts::default();
-    let open = |ip| accounts.open(identity(ip), policy.anonymous.clone()).unwrap();
+    let open = |ip| accounts.open(identity(ip), policy.anonymous.clone(), at(0)).unwrap();
     let (one, other) = (open("10.0.0.1"), open("10.0.0.2"));
     assert!(charge(&one, &["net_version"; 5]).is_ok());
     let error = ErrorObjectOwned::from(charge(&one, &["net_version"]).unwrap_err());
@@ -52,7 +52,9 @@ fn weights_add_up() {
         c.methods.weights = [("eth_getLogs".to_owned(), 4), ("web3_*".to_owned(), 0)].into();
     });
     let accounts = Accounts::default();
-    let account = accounts.open(identity("10.0.0.1"), policy.anonymous.clone()).unwrap();
+    let account = accounts
+        .open(identity("10.0.0.1"), policy.anonymous.clone(), at(0))
+        .unwrap();
     assert!(charge(&account, &["eth_getLogs", "eth_getLogs", "net_version"]).is_ok());
     assert!(charge(&account, &["web3_sha3"; 50]).is_ok());
     assert!(charge(&account, &["net_version", "net_version"]).is_err());
@@ -67,7 +69,9 @@ fn places_are_counted_and_given_back() {
         c.limits.max_index_entries = 10;
     });
     let accounts = Accounts::default();
-    let account = accounts.open(identity("10.0.0.1"), policy.anonymous.clone()).unwrap();
+    let account = accounts
+        .open(identity("10.0.0.1"), policy.anonymous.clone(), at(0))
+        .unwrap();
     let (first, second) = (account.enter(), account.enter());
     assert!(first.is_some() && second.is_some() && account.enter().is_none() && account.enter().is_none());
     drop(first);
@@ -84,8 +88,10 @@ fn places_are_counted_and_given_back() {
 fn accounts_are_forgotten_when_their_quotas_are_full_again() {
     let policy = policy(|_| {});
     let accounts = Accounts::default();
-    let held = accounts.open(identity("10.0.0.1"), policy.anonymous.clone()).unwrap();
-    drop(accounts.open(identity("10.0.0.2"), policy.anonymous.clone()));
+    let held = accounts
+        .open(identity("10.0.0.1"), policy.anonymous.clone(), at(0))
+        .unwrap();
+    drop(accounts.open(identity("10.0.0.2"), policy.anonymous.clone(), at(0)));
     accounts.forget_idle(at(1_000));
     accounts.forget_idle(at(60_999));
     assert_eq!(accounts.len(), 2);
@@ -93,7 +99,7 @@ fn accounts_are_forgotten_when_their_quotas_are_full_again() {
     assert_eq!(accounts.len(), 1);
     drop(held);
     accounts.forget_idle(at(62_000));
-    drop(accounts.open(identity("10.0.0.1"), policy.anonymous.clone()));
+    drop(accounts.open(identity("10.0.0.1"), policy.anonymous.clone(), at(0)));
     accounts.forget_idle(at(122_000));
     assert_eq!(accounts.len(), 1, "it came again in between");
     accounts.forget_idle(at(182_000));
@@ -107,7 +113,7 @@ fn a_full_table_forgets_whom_nobody_holds_and_then_takes_no_more() {
         max: 3,
         ..Accounts::default()
     };
-    let open = |i: u8| accounts.open(identity(&format!("10.0.0.{i}")), policy.anonymous.clone());
+    let open = |i: u8| accounts.open(identity(&format!("10.0.0.{i}")), policy.anonymous.clone(), at(0));
     let held: Vec<_> = (0..2).map(open).collect();
     assert!((2..100).all(|i| open(i).is_some() && accounts.len() <= 3));
     let third = open(100);
@@ -120,7 +126,9 @@ fn a_full_table_forgets_whom_nobody_holds_and_then_takes_no_more() {
 fn other_terms_leave_what_was_used_of_a_quota_that_stays() {
     let old = policy(|c| (c.limits.request_burst, c.limits.requests_per_second) = (5, 1));
     let accounts = Accounts::default();
-    let account = accounts.open(identity("10.0.0.1"), old.anonymous.clone()).unwrap();
+    let account = accounts
+        .open(identity("10.0.0.1"), old.anonymous.clone(), at(0))
+        .unwrap();
     assert!(charge(&account, &["net_version"; 5]).is_ok());
     accounts.review(&policy(|c| {
         (c.limits.request_burst, c.limits.requests_per_second) = (5, 1);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::header::ORIGIN;
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::HttpConnection;
+use super::{HttpConnection, StreamSeat};
 use crate::delivery::{Pipe, Socket};
 use crate::door::{Pass, Refusal};
 use crate::server::events::{self, EventsRequest};
+use crate::server::exchange::Exchange;
 use crate::server::handshake;
 use crate::server::response_body::Body;
 use crate::session::{self, Respond};
@@ -21,6 +21,7 @@ pub(super) struct EventStream {
     request: EventsRequest,
     /// Origin of the page that may read the response.
     page: Option<HeaderValue>,
+    exchange: Exchange,
 }
 
 impl HttpConnection {
@@ -29,15 +30,12 @@ impl HttpConnection {
     /// The stream takes the connection over if this is its first request over HTTP/1: then there is no layer between our
     /// frames and the kernel, as with WebSocket. The response to an earlier request may not be written yet; behind one,
     /// the stream is the body of a response.
-    pub(super) async fn answer_events(
+    pub(super) async fn answer_events<B>(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<B>,
         pass: Pass,
+        exchange: &Exchange,
     ) -> Result<Response<Body>, Refusal> {
-        let pass = match self.open.seat.get() {
-            Some(seat) => pass.on(seat),
-            None => pass,
-        };
         if handshake::has_body(request.headers()) {
             return Err(Refusal::Malformed);
         }
@@ -50,7 +48,7 @@ impl HttpConnection {
                 return Ok(events::refused(&why.into()));
             }
         };
-        self.enter(&pass)?;
+        let (pass, seat) = self.seat_for(pass)?;
         let policy = self.shared.services.door.policy();
         let page = request.headers().get(ORIGIN).cloned();
         let page = page.filter(|_| policy.may_ask(request.headers()));
@@ -58,9 +56,10 @@ impl HttpConnection {
             pass,
             request: read,
             page,
+            exchange: exchange.handed_on(),
         };
-        if self.kept.lock().has_answered || request.version() > http::Version::HTTP_11 {
-            return Ok(self.body(stream).await);
+        if self.kept.lock().has_answered || seat.is_some() {
+            return Ok(self.body(stream, seat).await);
         }
         self.kept.lock().stream = Some(Box::new(stream));
         self.taken_over.notify_one();
@@ -74,8 +73,13 @@ impl HttpConnection {
         let (Some(stream), Some(socket)) = (stream, socket) else {
             return;
         };
-        let EventStream { pass, request, page } = *stream;
-        let respond: Respond = Box::new(|outcome| events::raw(outcome, page));
+        let EventStream {
+            pass,
+            request,
+            page,
+            exchange,
+        } = *stream;
+        let respond: Respond = Box::new(move |outcome| events::raw(outcome, page, &exchange));
         let (open, place) = (self.open.clone(), self.kept.lock().place.take());
         let services = self.shared.services.clone();
         let serving = session::serve_events(socket, pass, request.params, request.id, respond, services);
@@ -85,8 +89,8 @@ impl HttpConnection {
         });
     }
 
-    /// Returns a response whose body is the stream.
-    async fn body(&self, stream: EventStream) -> Response<Body> {
+    /// Returns a response whose body is the stream, which has this seat if it has one of its own.
+    async fn body(&self, stream: EventStream, seat: Option<StreamSeat>) -> Response<Body> {
         let EventStream { pass, request, .. } = stream;
         let (own, theirs) = Pipe::pair();
         let (sender, outcome) = oneshot::channel();
@@ -96,7 +100,10 @@ impl HttpConnection {
         });
         let services = self.shared.services.clone();
         let serving = session::serve_events(own.into(), pass, request.params, request.id, respond, services);
-        self.shared.tasks.spawn(serving);
+        self.shared.tasks.spawn(async move {
+            serving.await;
+            drop(seat);
+        });
         match outcome.await {
             Ok(Ok(())) => events::begun().map(|()| Body::Stream(theirs)),
             Ok(Err(why)) => events::refused(&why),

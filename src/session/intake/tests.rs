@@ -84,7 +84,9 @@ impl Rig {
         Self {
             extension: Extension::new(module().into(), 1000, metrics.clone()),
             metrics,
-            account: Accounts::default().open(identity, policy.anonymous.clone()).unwrap(),
+            account: Accounts::default()
+                .open(identity, policy.anonymous.clone(), crate::clock::at(0))
+                .unwrap(),
             may_develop: false,
         }
     }
@@ -118,6 +120,8 @@ impl Rig {
                 services: &services,
                 pass: &pass,
                 connection: None,
+                places: None,
+                place: None,
             },
         )
     }

@@ -103,13 +103,18 @@ impl Registry {
         }
     }
 
-    /// Ends the connection of a session. Its positions stay unless the close reason said that they are lost.
-    pub fn close_session(&self, client: ClientKey, keeps: bool) {
+    /// Ends the connection of a session. Its positions stay unless the close reason said that they are lost. `is_noticed`:
+    /// the close frame said that positions are lost, and the client has answered it; otherwise it is closed again.
+    pub fn close_session(&self, client: ClientKey, keeps: bool, is_noticed: bool) {
         // Under the lock of the tables nothing was sent that is not noted.
         let _tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
         sessions.writers.remove(&client);
-        sessions.book.close(client, self.clock.now(), keeps);
+        if is_noticed {
+            sessions.book.close_noticed(client, self.clock.now(), keeps);
+        } else {
+            sessions.book.close(client, self.clock.now(), keeps);
+        }
         self.session_clients.store(sessions.writers.len(), Ordering::Relaxed);
     }
 

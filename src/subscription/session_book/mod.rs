@@ -142,8 +142,8 @@ impl<P: Copy> SessionBook<P> {
             if let Some(displaced) = displaced {
                 self.close(displaced, now, true);
             }
+            let is_lost = self.sessions.get_mut(&key).is_some_and(Session::repeats_notice);
             self.connect(key, client);
-            let is_lost = false;
             return Ok(Opened { displaced, is_lost });
         }
         self.make_room(&key, SESSION_BYTES, 1, unix)?;
@@ -151,6 +151,9 @@ impl<P: Copy> SessionBook<P> {
         let may_be_known = key.token.made() < self.started || key.token.made() <= forgot_at;
         let is_lost = may_be_known || !key.token.is_fresh(unix);
         self.insert(key.clone(), now, Vec::new());
+        if is_lost && let Some(session) = self.sessions.get_mut(&key) {
+            session.notify();
+        }
         self.connect(key, client);
         let displaced = None;
         Ok(Opened { displaced, is_lost })
@@ -165,6 +168,7 @@ impl<P: Copy> SessionBook<P> {
             slots,
             marks: VecDeque::new(),
             next_mark: 0,
+            notices: 0,
         };
         self.next_order += 1;
         let account = self.accounts.entry(key.account.clone()).or_default();
@@ -197,6 +201,9 @@ impl<P: Copy> SessionBook<P> {
             return;
         };
         let before = session.bytes();
+        if !keeps {
+            session.notify();
+        }
         session.client = None;
         session.marks.clear();
         for slot in &mut session.slots {
@@ -224,6 +231,16 @@ impl<P: Copy> SessionBook<P> {
         account.connected_bytes -= before;
         self.bytes -= freed;
         self.connected_bytes -= before;
+    }
+
+    /// Like [`Self::close`] after a close frame which says that positions are lost, and which the client has answered: it
+    /// certainly knows, and is not closed again.
+    pub(super) fn close_noticed(&mut self, client: ClientKey, now: Moment, keeps: bool) {
+        let key = self.connected.get(&client).cloned();
+        self.close(client, now, keeps);
+        if let Some(session) = key.and_then(|key| self.sessions.get_mut(&key)) {
+            session.notices = 0;
+        }
     }
 
     fn session(&mut self, client: ClientKey) -> Option<&mut Session<P>> {
@@ -322,8 +339,11 @@ impl<P: Copy> SessionBook<P> {
         );
     }
 
-    /// Forgets a claimed position.
+    /// Forgets a claimed position, which is lost: its client is closed for it.
     pub(super) fn forget_claim(&mut self, client: ClientKey, claim: &Claim) {
+        if let Some(session) = self.session(client) {
+            session.notify();
+        }
         self.drop_slot(client, |slot| slot.number == claim.slot);
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
-use super::{SessionBook, SessionKey, SessionToken, Slot, SlotState, SubscriptionKey, Track};
+use super::{Session, SessionBook, SessionKey, SessionToken, Slot, SlotState, SubscriptionKey, Track};
 use crate::chain::BlockRef;
 use crate::clock::Moment;
 
@@ -55,7 +55,7 @@ impl<P: Copy> SessionBook<P> {
     /// Returns the positions of all sessions whose connections have ended; `unix` is the time in seconds since 1970.
     pub(in crate::subscription) fn save(&self, now: Moment, unix: u64) -> SavedSessions {
         let position = |slot: &Slot<P>| {
-            let track = slot.track.as_ref().filter(|track| !track.is_lost)?;
+            let track = slot.track.as_ref()?;
             Some(SavedPosition {
                 subscription: slot.key.0,
                 first: track.first,
@@ -64,7 +64,11 @@ impl<P: Copy> SessionBook<P> {
                 left: track.left.iter().map(|(_, block)| pair(*block)).collect(),
             })
         };
-        let stored = self.sessions.iter().filter(|(_, session)| session.client.is_none());
+        // A client that has to be closed for a lost position is closed as one that is not known.
+        let is_lost = |slot: &Slot<P>| slot.track.as_ref().is_some_and(|track| track.is_lost);
+        let is_whole = |own: &Session<P>| own.notices == 0 && !own.slots.iter().any(is_lost);
+        let stored = self.sessions.iter();
+        let stored = stored.filter(|(_, session)| session.client.is_none() && is_whole(session));
         let sessions = stored.map(|(key, session)| SavedSession {
             account: key.account.to_string(),
             token: key.token.as_str().to_owned(),

@@ -39,6 +39,9 @@ pub(super) struct Mark {
     pub(super) places: Vec<(u64, BlockRef)>,
 }
 
+/// Times that a client is closed for the loss of a position, if its WebSocket stack answers no close frame.
+const MAX_NOTICES: u8 = 3;
+
 #[derive(Debug)]
 pub(super) struct Session<P> {
     pub(super) client: Option<ClientKey>,
@@ -49,9 +52,23 @@ pub(super) struct Session<P> {
     pub(super) marks: VecDeque<Mark>,
     pub(super) next_mark: u64,
     pub(super) next_slot: u64,
+    /// Connections that were closed because positions are lost, since the last one that answered the close frame.
+    pub(super) notices: u8,
 }
 
 impl<P> Session<P> {
+    /// Checks if the client may not know of a loss yet, and counts the close frame that is sent then.
+    pub(super) fn repeats_notice(&mut self) -> bool {
+        let repeats = (1..MAX_NOTICES).contains(&self.notices);
+        self.notices = if repeats { self.notices + 1 } else { 0 };
+        repeats
+    }
+
+    /// Records that the client is closed because positions are lost.
+    pub(super) fn notify(&mut self) {
+        self.notices = self.notices.max(1);
+    }
+
     pub(super) fn bytes(&self) -> usize {
         SESSION_BYTES + self.slots.len() * SLOT_BYTES
     }

@@ -37,8 +37,8 @@ fn live(answered: bool) -> Live<()> {
     Live { recipient, place: () }
 }
 
-/// Plays a story of one session, in words: `c1` connects client 1, `x1` ends its connection (`X1` with a reason that events are
-/// lost), `sa` subscribes to `a`, `s!a` without an answer, `ua` unsubscribes from the newest `a`, `n5` notes that all
+/// Plays a story of one session, in words: `c1` connects client 1, `x1` ends its connection (`X1` with a close frame that
+/// says that events are lost, `y1` and `Y1` with one that its client has answered), `sa` subscribes to `a`, `s!a` without an answer, `ua` unsubscribes from the newest `a`, `n5` notes that all
 /// subscriptions were sent block 5, `k` confirms the newest mark, `K` the oldest, `f` forges a pong, `+9` waits nine
 /// seconds.
 #[track_caller]
@@ -60,7 +60,8 @@ fn check(story: &str, expect: Expect) {
                 marks.clear();
                 out.push(match book.open(key("acme", "t"), client, now, unix) {
                     Ok(Opened { displaced, is_lost }) => match (displaced, is_lost) {
-                        (Some(displaced), _) => format!("displaced {displaced}"),
+                        (Some(displaced), true) => format!("displaced {displaced}, lost"),
+                        (Some(displaced), false) => format!("displaced {displaced}"),
                         (None, true) => "lost".to_owned(),
                         (None, false) => "open".to_owned(),
                     },
@@ -69,6 +70,8 @@ fn check(story: &str, expect: Expect) {
             }
             "x" => book.close(number(), now, true),
             "X" => book.close(number(), now, false),
+            "y" => book.close_noticed(number(), now, true),
+            "Y" => book.close_noticed(number(), now, false),
             "s" => {
                 let name = rest.chars().last().expect("a name");
                 let own = SubscriptionKey::of(&name);
@@ -194,7 +197,7 @@ fn positions_are_kept_for_a_while_and_then_lost_once() {
         expect!["open; a new; open; a from Some(0) of Some(0); 1 of 1"],
     );
     check(
-        "c1 sa x1 +60 c2 x2 +1 c3 sa",
+        "c1 sa x1 +60 c2 y2 +1 c3 sa",
         expect!["open; a new; lost; open; a new; 1 of 1"],
     );
     // Positions that no subscription claims are not kept by the connection.
@@ -202,7 +205,29 @@ fn positions_are_kept_for_a_while_and_then_lost_once() {
         "c1 sa sb x1 +1 c2 sa +60 sb",
         expect!["open; a new; b new; open; a from Some(0) of Some(0); b new; 3 of 1"],
     );
-    check("c1 sa n5 k X1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
+    check("c1 sa n5 k Y1 c2 sa", expect!["open; a new; open; a new; 1 of 1"]);
+}
+
+#[test]
+fn a_close_frame_without_an_answer_comes_again_three_times_at_most() {
+    // The connection may have ended before the client read it.
+    check(
+        "c1 sa x1 +60 c2 x2 c3 y3 c4 sa",
+        expect!["open; a new; lost; lost; open; a new; 1 of 1"],
+    );
+    check(
+        "c1 sa x1 +60 c2 x2 c3 x3 c4 x4 c5 x5 c6",
+        expect!["open; a new; lost; lost; lost; open; open; 0 of 1"],
+    );
+    // Another connection takes the place of one that is being closed.
+    check(
+        "c1 sa x1 +60 c2 c3 y3 c4",
+        expect!["open; a new; lost; displaced 2, lost; open; 0 of 1"],
+    );
+    check(
+        "c1 sa n5 k X1 c2 y2 c3 sa",
+        expect!["open; a new; lost; open; a new; 1 of 1"],
+    );
 }
 
 #[test]
@@ -422,4 +447,31 @@ fn positions_survive_a_restart_unless_they_are_too_old() {
     assert_eq!(claim.delivered.and_then(|own| own.received), Some(block(7)));
     let mut late = SessionBook::<()>::new(limits(), NOW + 60);
     assert_eq!(late.restore(saved(), at(1), NOW + 60), 0);
+}
+
+#[test]
+fn a_lost_position_is_not_forgotten_over_a_restart() {
+    let mut book = SessionBook::<()>::new(limits(), 0);
+    let reached = |number| {
+        let (current, ever) = (Some(block(number)), Some(block(number)));
+        move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
+    };
+    book.open(key("a", "one"), 1, at(1), NOW).expect("room");
+    for name in ['a', 'b'] {
+        book.follow(
+            1,
+            SubscriptionKey::of(&name),
+            None,
+            live(true),
+            Some((1, Some(block(7)))),
+        );
+    }
+    book.note(1, reached(8), |_| Standing::Canonical, || 50);
+    book.note(1, reached(9), |_| Standing::Unknown, || 51);
+    book.close(1, at(2), true);
+    let saved = book.save(at(2), NOW);
+    let mut next = SessionBook::<()>::new(limits(), NOW + 1);
+    assert_eq!(next.restore(saved, at(1), NOW + 1), 0);
+    let opened = next.open(key("a", "one"), 1, at(1), NOW + 1).expect("room");
+    assert!(opened.is_lost, "it would be served live");
 }

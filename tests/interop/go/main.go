@@ -2,6 +2,7 @@
 //
 //	interop gorilla WS [deflate]
 //	interop ethclient WS HTTP
+//	interop session WS MILLISECONDS
 package main
 
 import (
@@ -9,12 +10,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
+	"time"
 )
 
 func main() {
 	if len(os.Args) < 4 {
-		fail("interop gorilla WS plain|deflate, or interop ethclient WS HTTP")
+		fail("interop gorilla WS plain|deflate, interop ethclient WS HTTP, or interop session WS MILLISECONDS")
 	}
 	var err error
 	switch os.Args[1] {
@@ -22,6 +25,9 @@ func main() {
 		err = gorilla(os.Args[2], os.Args[3] == "deflate")
 	case "ethclient":
 		err = ethereum(os.Args[2], os.Args[3])
+	case "session":
+		pause, _ := strconv.Atoi(os.Args[3])
+		err = session(os.Args[2], time.Duration(pause)*time.Millisecond)
 	default:
 		fail("no such client: " + os.Args[1])
 	}

@@ -21,7 +21,6 @@ const describe = (event) =>
     : `head ${event.hash} 0x0`;
 await client.transport.subscribe({ params: ["newHeads"], onData: ({ result }) => on(result), onError: () => {} });
 await client.transport.subscribe({ params: ["logs", {}], onData: ({ result }) => on(result), onError: () => {} });
-await print("ready");
 for (;;) {
   while (queue.length > 0) await print(describe(queue.shift()));
   await new Promise((done) => setTimeout(done, 5));

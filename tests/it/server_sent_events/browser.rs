@@ -15,7 +15,7 @@ use super::examples::{Running, code};
 use crate::harness::{Event, Proxy, adopted, dropped, eventually, node, within};
 
 /// Flags as in tests/interop/libraries/browser.mjs.
-const FLAGS: [&str; 8] = [
+pub const FLAGS: [&str; 8] = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",

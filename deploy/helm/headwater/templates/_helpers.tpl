@@ -37,7 +37,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $name := printf "%s-roots" (include "headwater.fullname" .) }}
 {{- $addresses := list }}
 {{- range $i := until (int .Values.roots.replicas) }}
-{{- $addresses = append $addresses (printf "ws://%s-%d.%s:9546" $name $i $name) }}
+{{- $addresses = append $addresses (printf "ws://%s-%d.%s:9546/$(EDGE_KEY)" $name $i $name) }}
 {{- end }}
 {{- join "," $addresses }}
 {{- end }}
@@ -91,6 +91,10 @@ spec:
       args: ["--config", "/etc/headwater/headwater.toml"]
       env:
         {{- if $isEdgeOfRoots }}
+        # Kubernetes puts the key into the addresses that follow.
+        - name: EDGE_KEY
+          valueFrom:
+            secretKeyRef: { name: {{ $.Values.roots.edgeKey.name }}, key: {{ $.Values.roots.edgeKey.key }} }
         - name: HEADWATER_UPSTREAM
           value: {{ include "headwater.roots" $ | quote }}
         {{- else if $.Values.upstreamsSecret.name }}
@@ -106,6 +110,10 @@ spec:
         {{- if $.Values.secrets.adminToken.name }}
         - name: HEADWATER_ADMIN_TOKEN_FILE
           value: /secrets/admin/token
+        {{- end }}
+        {{- if $.Values.secrets.fleet.name }}
+        - name: HEADWATER_FLEET_SECRET_FILE
+          value: /secrets/fleet/secret
         {{- end }}
         {{- if $isPublic }}
         {{- if $.Values.secrets.jwtSecret.name }}
@@ -160,6 +168,9 @@ spec:
         {{- if $.Values.secrets.adminToken.name }}
         - { name: admin-token, mountPath: /secrets/admin, readOnly: true }
         {{- end }}
+        {{- if $.Values.secrets.fleet.name }}
+        - { name: fleet, mountPath: /secrets/fleet, readOnly: true }
+        {{- end }}
         {{- if $isPublic }}
         {{- if $.Values.secrets.jwtSecret.name }}
         - { name: jwt-secret, mountPath: /secrets/jwt, readOnly: true }
@@ -178,6 +189,12 @@ spec:
     {{- if .name }}
     - name: admin-token
       secret: { secretName: {{ .name }}, defaultMode: 0440, items: [{ key: {{ .key }}, path: token }] }
+    {{- end }}
+    {{- end }}
+    {{- with $.Values.secrets.fleet }}
+    {{- if .name }}
+    - name: fleet
+      secret: { secretName: {{ .name }}, defaultMode: 0440, items: [{ key: {{ .key }}, path: secret }] }
     {{- end }}
     {{- end }}
     {{- if $isPublic }}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use headwater::operator::{ClientPage, Status, TapItem, UpstreamState, UpstreamView, UsageRow};
+use headwater::webhooks::HookStatus;
 
 use super::table::Align::{Left, Right};
 use super::table::{bytes, count, hour, latency, printable, table, time};
@@ -63,7 +64,38 @@ pub(super) fn status(status: &Status) -> String {
         out.push_str(&format!("{name:<10} {}\n", printable(&text)));
     }
     out.push('\n');
-    out + &upstreams(&status.upstreams)
+    out.push_str(&upstreams(&status.upstreams));
+    if !status.webhooks.is_empty() {
+        out.push('\n');
+        out.push_str(&webhooks(&status.webhooks));
+    }
+    out
+}
+
+fn webhooks(all: &[HookStatus]) -> String {
+    let row = |one: &HookStatus| {
+        vec![
+            one.name.clone(),
+            one.kind.clone(),
+            one.phase.label().to_owned(),
+            one.behind.map_or_else(String::new, |blocks| blocks.to_string()),
+            time(one.lag_ms),
+            count(one.events),
+            one.attempts.to_string(),
+            one.error.clone().unwrap_or_default(),
+        ]
+    };
+    let head = [
+        ("WEBHOOK", Left),
+        ("KIND", Left),
+        ("STATE", Left),
+        ("BEHIND", Right),
+        ("LAG", Right),
+        ("EVENTS", Right),
+        ("ATTEMPTS", Right),
+        ("ERROR", Left),
+    ];
+    table(&head, &all.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Lists sums that are not 0.
