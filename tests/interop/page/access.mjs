@@ -82,7 +82,12 @@ export const access = {
       };
     });
     same("what was tried", tried, { markup: "TypeError", host: "TypeError", script: "TypeError" });
-    await until("breaches", () => page.complaints.some((text) => text.includes("connect-src")) && page.complaints.some((text) => text.includes("trusted-types")));
+    // The console and the events of the page come by two ways, in no order among each other.
+    const breaches = [
+      /^console: .*TrustedHTML/, /^console: Connecting to/, /^console: Fetch API/, /^console: .*TrustedScript/,
+      /^policy: .*innerHTML/, /^policy: connect-src/, /^policy: .*textContent/,
+    ];
+    await until("breaches", () => breaches.every((breach) => page.complaints.some((text) => breach.test(text))));
     page.complaints.length = 0;
   },
 };
