@@ -338,7 +338,7 @@ impl Task {
                 let (block, log, removed) = (shape.block(), shape.log(), shape.removed);
                 let own = (block.0, log.clone(), !removed);
                 let before = state.logs.insert((block.1, log.index), own);
-                repeated = before.is_some_and(|(_, _, applied)| applied == !removed);
+                repeated = before.is_some_and(|(_, _, applied)| applied != removed);
                 logs.push(Told::Log { block, log, removed });
                 None
             }),
@@ -346,7 +346,7 @@ impl Task {
                 let own = shape.received();
                 let hash = own.hash;
                 let before = state.blocks.insert(hash, (own, !shape.removed));
-                repeated = before.as_ref().is_some_and(|(_, applied)| *applied == !shape.removed);
+                repeated = before.as_ref().is_some_and(|(_, applied)| *applied != shape.removed);
                 (!shape.removed).then_some(Last::Block(hash, before))
             }),
         };
