@@ -20,6 +20,10 @@ use crate::door::{Pass, unix_now};
 /// Interval between checks of all clients.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// Parts of the registry that are checked one after the other in a round: connects and disconnects wait for the lock
+/// while one is, some ten microseconds for a thousand clients.
+pub(super) const PARTS: u32 = 16;
+
 /// Average interval between two close frames of a drain: a hundred clients a second reconnect to the remaining
 /// instances.
 const BETWEEN_CLOSES: Duration = Duration::from_millis(10);
@@ -287,39 +291,18 @@ impl Clients {
 
     /// Pings clients, and disconnects those that are silent, slow or without a valid pass. Never returns.
     pub async fn watch(&self, signs: KeepaliveSettings) {
-        let mut round = tokio::time::interval(ROUND);
-        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(ROUND / PARTS);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            round.tick().await;
-            let (now, date) = (self.clock.now(), unix_now());
-            // The lock is held for a walk over thousands of clients, about a millisecond; only connects and disconnects
-            // wait.
-            let mut totals = QueueTotals::default();
-            let mut busiest: Vec<(u64, Arc<Pass>, u64)> = Vec::with_capacity(BUSIEST + 1);
-            for (_, client) in self.all.lock().iter_mut() {
-                let state = client.writer.signs(now);
-                totals.bytes += state.waiting_bytes;
-                totals.largest = totals.largest.max(state.waiting_bytes);
-                totals.blocked += usize::from(state.blocked_since.is_some());
-                let bytes = client.count(state.sent);
-                if bytes > 0 && (busiest.len() < BUSIEST || busiest.last().is_some_and(|last| last.2 < bytes)) {
-                    let place = busiest.partition_point(|busy| busy.2 >= bytes);
-                    busiest.insert(place, (client.writer.id(), client.pass.clone(), bytes));
-                    busiest.truncate(BUSIEST);
-                }
-                if let Some(reason) = verdict(&state, now, &signs) {
-                    client.writer.kill(reason);
-                } else if has_passed(state.last_heard, now, signs.silence_timeout) {
-                    client.writer.close(CloseReason::Silent);
-                } else if has_passed(state.unfinished_since, now, signs.silence_timeout) {
-                    client.writer.close(CloseReason::Unfinished);
-                } else if let Some(reason) = state.overdue.or_else(|| client.pass.over(date)) {
-                    client.writer.close(reason);
-                } else if now.since(client.pinged_at) >= signs.ping_interval {
-                    client.pinged_at = now;
-                    client.writer.ping();
+            let mut round = Round::default();
+            for part in 0..PARTS {
+                tick.tick().await;
+                // Written without the lock: a system call for each client.
+                for (writer, action) in self.check(part as usize, &mut round, &signs) {
+                    action.apply(&writer);
                 }
             }
+            let Round { mut totals, busiest } = round;
             let named = busiest
                 .into_iter()
                 .map(|(id, pass, bytes)| (id, pass.account().label(), bytes));
@@ -327,6 +310,89 @@ impl Clients {
             *self.totals.lock() = totals;
         }
     }
+
+    /// Checks the clients of one part of the registry; returns those that something is to be written to.
+    pub(super) fn check(
+        &self,
+        part: usize,
+        round: &mut Round,
+        signs: &KeepaliveSettings,
+    ) -> Vec<(Arc<ClientWriter>, Action)> {
+        let (now, date) = (self.clock.now(), unix_now());
+        let mut due = Vec::new();
+        let mut all = self.all.lock();
+        for number in (part..all.capacity()).step_by(PARTS as usize) {
+            let Some(client) = all.get_mut(number) else { continue };
+            let state = client.writer.signs(now);
+            round.add(client, &state);
+            let action = match action(&state, &client.pass, (now, date), signs) {
+                None if now.since(client.pinged_at) < signs.ping_interval => continue,
+                None => {
+                    client.pinged_at = now;
+                    Action::Ping
+                }
+                Some(action) => action,
+            };
+            due.push((client.writer.clone(), action));
+        }
+        due
+    }
+}
+
+/// One check of all clients.
+#[derive(Default)]
+pub(super) struct Round {
+    totals: QueueTotals,
+    /// Id, pass and bytes, most bytes first.
+    busiest: Vec<(u64, Arc<Pass>, u64)>,
+}
+
+impl Round {
+    fn add(&mut self, client: &mut Client, state: &LivenessSigns) {
+        let Self { totals, busiest } = self;
+        totals.bytes += state.waiting_bytes;
+        totals.largest = totals.largest.max(state.waiting_bytes);
+        totals.blocked += usize::from(state.blocked_since.is_some());
+        let bytes = client.count(state.sent);
+        if bytes > 0 && (busiest.len() < BUSIEST || busiest.last().is_some_and(|last| last.2 < bytes)) {
+            let place = busiest.partition_point(|busy| busy.2 >= bytes);
+            busiest.insert(place, (client.writer.id(), client.pass.clone(), bytes));
+            busiest.truncate(BUSIEST);
+        }
+    }
+}
+
+/// Write to a client that its signs of life ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Action {
+    Ping,
+    Close(CloseReason),
+    Kill(CloseReason),
+}
+
+impl Action {
+    pub(super) fn apply(self, writer: &ClientWriter) {
+        match self {
+            Self::Ping => writer.ping(),
+            Self::Close(reason) => writer.close(reason),
+            Self::Kill(reason) => writer.kill(reason),
+        }
+    }
+}
+
+/// Returns how a client is disconnected; `None` for one that stays. `date` is in seconds since 1970.
+fn action(state: &LivenessSigns, pass: &Pass, (now, date): (Moment, u64), signs: &KeepaliveSettings) -> Option<Action> {
+    if let Some(reason) = verdict(state, now, signs) {
+        return Some(Action::Kill(reason));
+    }
+    let reason = if has_passed(state.last_heard, now, signs.silence_timeout) {
+        Some(CloseReason::Silent)
+    } else if has_passed(state.unfinished_since, now, signs.silence_timeout) {
+        Some(CloseReason::Unfinished)
+    } else {
+        state.overdue.or_else(|| pass.over(date))
+    };
+    reason.map(Action::Close)
 }
 
 /// Returns the reason to cut a client off: a close or a write that takes too long.

@@ -250,6 +250,39 @@ async fn a_slow_drain_holds_no_socket_of_a_client_that_has_left() {
     assert_eq!(writers.map(|writer| writer.strong_count()), [0, 0]);
 }
 
+#[tokio::test]
+async fn a_round_checks_each_client_once() {
+    let services = services(|_| {});
+    let mut rigs = Vec::new();
+    // More than one for each part, with a hole where one has left.
+    for _ in 0..40 {
+        rigs.push(Rig::of(services.clone()).await);
+    }
+    drop(rigs.remove(7));
+    let signs = KeepaliveSettings {
+        ping_interval: Duration::ZERO,
+        silence_timeout: Duration::from_secs(600),
+        write_deadline: Duration::from_secs(600),
+    };
+    let mut round = super::clients::Round::default();
+    let mut seen = Vec::new();
+    for part in 0..super::clients::PARTS {
+        let due = services.clients.check(part as usize, &mut round, &signs);
+        assert!(due.len() < 8, "the parts are alike");
+        seen.extend(due.into_iter().map(|(writer, action)| {
+            action.apply(&writer);
+            writer.id()
+        }));
+    }
+    seen.sort_unstable();
+    let mut all: Vec<u64> = rigs.iter().map(|rig| rig.session.writer.id()).collect();
+    all.sort_unstable();
+    assert_eq!(seen, all);
+    for mut rig in rigs {
+        assert_eq!(rig.client.read_u16().await.unwrap(), 0x8900, "a ping");
+    }
+}
+
 /// An idle client is mostly its task. As a `select!` over futures of the socket's readiness it took 1,152 bytes.
 #[tokio::test]
 async fn the_task_of_a_client_is_small() {

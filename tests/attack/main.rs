@@ -22,6 +22,7 @@ mod peer;
 mod proxy;
 mod report;
 mod rows;
+mod streams;
 mod subscriptions;
 mod verdict;
 

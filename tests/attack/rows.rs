@@ -10,7 +10,7 @@ use headwater::devnet::{Control, Devnet};
 use crate::arena::{Arena, Form};
 use crate::node::Node;
 use crate::nodes::{self, Liar, Lie};
-use crate::{calls, clients, subscriptions};
+use crate::{calls, clients, streams, subscriptions};
 
 /// A row: an attack, and the nodes behind the process.
 pub struct Row {
@@ -122,6 +122,7 @@ pub fn all() -> Vec<Row> {
         Row::new("slow readers", |arena| subscriptions::slow_readers(arena).boxed()).together(),
         Row::new("storms of connections", |arena| clients::storm(arena).boxed()).together(),
         Row::new("pings without end", |arena| clients::pings(arena).boxed()).together(),
+        Row::new("streams of HTTP/2", |arena| streams::streams(arena).boxed()).on_devnet(),
         Row::new("the operator's port", |arena| clients::admin(arena).boxed()),
         Row::new("everything at once", |arena| everything(arena).boxed())
             .on_devnet()
