@@ -395,8 +395,8 @@ impl App {
         readiness.shut_down();
         closing.cancel();
         running.send_replace(None);
-        webhooks.stop().await;
-        services.clients.drain(config.grace).await;
+        // At once: a receiver that hangs must not make the time without a listener longer.
+        tokio::join!(webhooks.stop(), services.clients.drain(config.grace));
         if let Ok(tasks) = serving.await
             && tokio::time::timeout(Duration::from_secs(1), tasks.wait())
                 .await

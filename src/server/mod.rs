@@ -5,6 +5,7 @@
 
 mod call_places;
 mod events;
+mod events_query;
 mod exchange;
 mod handshake;
 mod http_response;

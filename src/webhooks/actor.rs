@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::dead_letters::{self, DeadLetter};
 use super::event_text::Item;
@@ -15,16 +15,17 @@ use super::feed::{Feed, NoFeed};
 use super::hook::{Act, Answer, Hook};
 use super::number_behind;
 use super::receiver::{Posted, Receiver};
+use super::report::{HookReport, ReportedBatch};
 use super::settings::HookSettings;
 use super::source::{Came, Opening, Source};
 use super::state_file::{HookState, StateLock};
-use super::status::{HookCell, HookPhase};
+use super::status::HookCell;
 use crate::backoff::Doubling;
 use crate::door::unix_now;
 use crate::server::StreamStart;
 use crate::session::Services;
 use crate::subscription::{ResumePoint, resume_point};
-use crate::telemetry::{WebhookLabel, WebhookOutcomeLabel, unix_millis};
+use crate::telemetry::unix_millis;
 
 /// Time for which nodes may not know the block of a position, before it counts as gone: after a restart they may be behind.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -56,7 +57,7 @@ struct Running<'a> {
     receiver: Arc<Receiver>,
     source: Source,
     stream: Arc<str>,
-    label: WebhookLabel,
+    report: HookReport<'a>,
     /// Attempts in a row to open a feed that failed.
     refused: u32,
     /// Time since which no node knows the block of the position.
@@ -82,22 +83,15 @@ impl HookTask {
                 return self.stop.cancelled().await;
             }
         };
-        info!(
-            position = state.position.as_deref().unwrap_or("none"),
-            sequence = state.sequence,
-            "webhook {name}: begins"
-        );
+        let (metrics, cell) = (&self.services.metrics.webhooks, self.cell.clone());
+        let report = HookReport::begin(&self.settings, metrics, cell, &state);
         let now = Instant::now();
-        let label = WebhookLabel {
-            webhook: name.to_string(),
-        };
-        self.services.metrics.webhooks.disabled.get_or_create(&label).set(0);
         let running = Running {
             hook: Hook::new(self.settings.limits, state, fastrand::Rng::new(), now),
             receiver,
             source: Source::Closed(now),
             stream: self.settings.stream.as_str().into(),
-            label,
+            report,
             refused: 0,
             unknown_since: None,
             full_since: None,
@@ -171,7 +165,7 @@ impl Running<'_> {
         loop {
             self.gather();
             let act = self.hook.next(Instant::now(), unix_millis());
-            self.tell(&act);
+            self.show(&act);
             let until = match act {
                 Act::Save if self.save().await => continue,
                 Act::Bury if self.bury().await => continue,
@@ -275,15 +269,7 @@ impl Running<'_> {
             "firstBlock": first_block.map(|number| format!("{number:#x}")),
             "reason": why,
         });
-        let name = &self.task.settings.name;
-        error!("webhook {name}: events are missing: {why}; it goes on live, and the receiver gets {GAP}");
-        self.task
-            .services
-            .metrics
-            .webhooks
-            .gaps
-            .get_or_create(&self.label)
-            .inc();
+        self.report.gap(&why, GAP);
         let (now, now_ms) = (Instant::now(), unix_millis());
         self.hook.announce(GAP, &data.to_string(), position, now, now_ms);
         if let Some((kind, data, id)) = event {
@@ -347,8 +333,7 @@ impl Running<'_> {
 
     /// Waits before the feed is opened again.
     fn put_off(&mut self, why: &str, source: impl FnOnce(Instant) -> Source) {
-        debug!("webhook {}: no events: {why}", self.task.settings.name);
-        self.task.cell.note(Some(format!("no events: {why}")));
+        self.report.no_events(why);
         self.source = source(Instant::now() + AGAIN.nth(self.refused));
         self.refused = self.refused.saturating_add(1);
     }
@@ -366,76 +351,19 @@ impl Running<'_> {
         Box::pin(async move { receiver.post(&id, body, unix_now()).await })
     }
 
-    fn answered(&mut self, Posted { answer, text }: &Posted) {
-        let (name, metrics) = (&self.task.settings.name, &self.task.services.metrics.webhooks);
-        let (id, attempts) = (self.hook.id(), self.hook.attempts());
-        let outcome = match answer {
-            Answer::Accepted => "accepted",
-            Answer::Gone => "gone",
-            Answer::Failed { .. } => "failed",
-        };
-        let label = WebhookOutcomeLabel {
-            webhook: self.label.webhook.clone(),
-            outcome,
-        };
-        metrics.attempts.get_or_create(&label).inc();
-        let events = self.hook.batch().map_or(0, |own| own.events) as u64;
-        let wait = self.hook.answered(answer, Instant::now());
-        match answer {
-            Answer::Accepted => {
-                metrics.events.get_or_create(&self.label).inc_by(events);
-                if attempts > 1 {
-                    info!(id, attempts, "webhook {name}: delivered again");
-                }
-                self.task.cell.change(None, |status| {
-                    status.events += events;
-                    status.error = None;
-                });
-            }
-            Answer::Gone => {
-                metrics.disabled.get_or_create(&self.label).set(1);
-                error!(id, "webhook {name}: disabled until a restart or a reload: {text}");
-                self.task.cell.note(Some(text.clone()));
-            }
-            Answer::Failed { .. } => {
-                self.failure.clone_from(text);
-                if attempts == 1 {
-                    warn!(id, ?wait, "webhook {name}: not delivered, it is sent again: {text}");
-                } else {
-                    debug!(id, attempts, ?wait, "webhook {name}: not delivered: {text}");
-                }
-                self.task.cell.note(Some(text.clone()));
-            }
+    fn answered(&mut self, posted: &Posted) {
+        let batch = ReportedBatch::of(&self.hook);
+        let wait = self.hook.answered(&posted.answer, Instant::now());
+        if matches!(posted.answer, Answer::Failed { .. }) {
+            self.failure.clone_from(&posted.text);
         }
+        self.report.answered(&batch, posted, wait);
     }
 
     /// Shows the state.
-    fn tell(&self, act: &Act) {
-        let (hook, name) = (&self.hook, &self.task.settings.name);
-        let state = hook.state();
-        let phase = match (act, hook.batch()) {
-            (Act::Disabled, _) => HookPhase::Disabled,
-            (_, Some(_)) if hook.attempts() > 1 || matches!(act, Act::Wait(Some(_))) => HookPhase::Retrying,
-            (_, Some(_)) => HookPhase::Delivering,
-            (_, None) => match state.position {
-                Some(_) => HookPhase::Idle,
-                None => HookPhase::Starting,
-            },
-        };
-        self.task.cell.change(hook.batch().map(|own| own.created_ms), |status| {
-            if *status.name != **name {
-                status.name = name.to_string();
-                self.task.settings.kind.clone_into(&mut status.kind);
-            }
-            status.phase = phase;
-            if status.position != state.position {
-                status.position.clone_from(&state.position);
-            }
-            (status.sequence, status.attempts) = (state.sequence, hook.attempts());
-            if phase == HookPhase::Idle && matches!(self.source, Source::Open(_)) {
-                status.error = None;
-            }
-        });
+    fn show(&self, act: &Act) {
+        let is_open = matches!(self.source, Source::Open(_));
+        self.report.show(&self.hook, act, is_open);
     }
 
     /// Writes the state, as often as it takes; `false` if the task is to stop instead.
@@ -458,10 +386,9 @@ impl Running<'_> {
         let Some(batch) = self.hook.batch().cloned() else {
             return true;
         };
-        let settings = &self.task.settings;
-        let (id, attempts) = (self.hook.id(), self.hook.attempts());
-        let (events, failure) = (batch.events as u64, self.failure.clone());
-        let parts = Arc::new((settings.name.clone(), id.clone(), batch, failure));
+        let (settings, reported) = (&self.task.settings, ReportedBatch::of(&self.hook));
+        let attempts = self.hook.attempts();
+        let parts = Arc::new((settings.name.clone(), self.hook.id(), batch, self.failure.clone()));
         let (path, max_bytes) = (settings.dead_letters.clone(), settings.max_dead_letters);
         let write = || {
             let (parts, path) = (parts.clone(), path.clone());
@@ -473,16 +400,7 @@ impl Running<'_> {
         let Some(removed) = self.task.until_written("dead_letters", write).await else {
             return false;
         };
-        let (name, why) = (&settings.name, &parts.3);
-        error!(
-            id,
-            attempts, events, "webhook {name}: given up, it is among the dead letters: {why}"
-        );
-        if removed {
-            warn!("webhook {name}: the oldest dead letters were removed to make room");
-        }
-        let metrics = &self.task.services.metrics.webhooks;
-        metrics.dead_events.get_or_create(&self.label).inc_by(events);
+        self.report.buried(&reported, &parts.3, removed);
         self.hook.buried();
         true
     }
@@ -498,6 +416,6 @@ impl Running<'_> {
         if !self.hook.is_saved() {
             self.save().await;
         }
-        self.tell(&Act::Wait(None));
+        self.show(&Act::Wait(None));
     }
 }

@@ -8,6 +8,7 @@
 //!          > signature
 //! dead_letters          batches that were given up
 //! actor > source        the task: waits for all of them
+//!       > report        log, metrics, status
 //! ```
 //!
 //! A webhook is one more client: its session has a queue with the bounds of every other, and waits for nobody but its own
@@ -19,6 +20,7 @@ mod event_text;
 mod feed;
 mod hook;
 mod receiver;
+mod report;
 mod settings;
 mod signature;
 mod source;

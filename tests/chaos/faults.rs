@@ -10,6 +10,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::chain::MAX_DEPTH;
 use crate::client::Whim;
+use crate::webhook::Repeat;
 use crate::world::{Reckoning, World};
 
 /// Maximum wait of a client for its next event: the longest outages of both nodes and of the proxy in sequence, one of them a restart, plus
@@ -27,12 +28,14 @@ pub enum Kind {
     ProxyStopped,
     ClientAway,
     ClientStalled,
+    ReceiverKilled,
+    ReceiverStopped,
     Reorg,
 }
 
 impl Kind {
     /// The kinds that are drawn; reorgs are steps of the chain.
-    const DRAWN: [Self; 8] = [
+    const DRAWN: [Self; 10] = [
         Self::NodeKilled,
         Self::NodeStopped,
         Self::NodeBehind,
@@ -41,6 +44,8 @@ impl Kind {
         Self::ProxyStopped,
         Self::ClientAway,
         Self::ClientStalled,
+        Self::ReceiverKilled,
+        Self::ReceiverStopped,
     ];
 
     /// Returns the range of a fault's duration in milliseconds.
@@ -53,8 +58,21 @@ impl Kind {
             Self::ProxyStopped => 200..3_000,
             Self::ClientAway => 100..15_000,
             Self::ClientStalled => 500..9_000,
+            Self::ReceiverKilled => 100..4_000,
+            Self::ReceiverStopped => 300..8_000,
             Self::Reorg => 0..1,
         }
+    }
+
+    fn may_cost_an_answer(self) -> bool {
+        matches!(
+            self,
+            Self::ProxyKilled
+                | Self::ProxyRestarted
+                | Self::ProxyStopped
+                | Self::ReceiverKilled
+                | Self::ReceiverStopped
+        )
     }
 
     fn words(self) -> &'static str {
@@ -67,6 +85,8 @@ impl Kind {
             Self::ProxyStopped => "proxy stops",
             Self::ClientAway => "clients away",
             Self::ClientStalled => "clients stalled",
+            Self::ReceiverKilled => "receiver kills",
+            Self::ReceiverStopped => "receiver stops",
             Self::Reorg => "reorgs",
         }
     }
@@ -144,6 +164,14 @@ impl Faults {
         self.0.len()
     }
 
+    /// Checks if a fault of the proxy or of the receiver, whose answer it may have cost, explains that a batch came again.
+    pub fn explain(&self, repeat: &Repeat) -> bool {
+        self.0.iter().any(|fault| {
+            let at = |instant: Instant| SystemTime::now() - instant.elapsed();
+            fault.kind.may_cost_an_answer() && at(fault.began) <= repeat.again && repeat.taken <= at(fault.ended)
+        })
+    }
+
     /// Counts the faults of each kind.
     pub fn words(&self) -> String {
         let mut counts = BTreeMap::new();
@@ -188,7 +216,7 @@ fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
     let node = world.nodes[world.rng.random_range(0..world.nodes.len())].clone();
     let client = world.rng.random_range(0..world.clients.len());
     let whims = world.clients[client].whims();
-    let proxy = world.proxy.clone();
+    let (proxy, receiver) = (world.proxy.clone(), world.receiver.clone());
     running.spawn(async move {
         let began = Instant::now();
         match kind {
@@ -198,6 +226,8 @@ fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
             Kind::ProxyKilled => proxy.kill(lasts).await,
             Kind::ProxyRestarted => proxy.restart(lasts).await,
             Kind::ProxyStopped => proxy.freeze(lasts).await,
+            Kind::ReceiverKilled => receiver.kill(lasts).await,
+            Kind::ReceiverStopped => receiver.freeze(lasts).await,
             Kind::ClientAway | Kind::ClientStalled => {
                 let whim = if kind == Kind::ClientAway {
                     Whim::Away(lasts)

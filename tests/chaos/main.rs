@@ -7,6 +7,8 @@
 //!                   +--------- Faults ----+
 //! ```
 //!
+//! A receiver of webhooks is a process too ([`webhook`]).
+//!
 //! [`tree`] does the same to two roots and three edges, between which clients move.
 //!
 //! `cargo test --test chaos` runs for seconds, `make chaos` for minutes. The seed decides what happens, but not to the
@@ -30,6 +32,9 @@ mod proxy;
 mod session;
 mod tree;
 mod view;
+mod webhook;
+#[path = "../shared/webhook_request.rs"]
+mod webhook_request;
 mod world;
 
 use std::io::Write;
@@ -69,7 +74,8 @@ async fn chaos_costs_no_client_an_event() {
     world.add_sessions_and_event_sources();
     say(&format!("chaos: seed {seed}, {seconds} s"));
     let faults = Faults::run(&mut world, Duration::from_secs(seconds)).await;
-    let reckoning = world.reckon().await;
+    let mut reckoning = world.reckon().await;
+    reckoning.repeats.retain(|repeat| !faults.explain(repeat));
     let waits = faults.waits(&reckoning);
     say(&format!(
         "chaos: {} connections, {} times back to an older block, {} to the first; ended: {}",

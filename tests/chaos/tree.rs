@@ -351,6 +351,7 @@ impl Tree {
             verdict: Verdict::default(),
             clients: Vec::new(),
             others: Vec::new(),
+            repeats: Vec::new(),
             events: 0,
             logs: logs.collect(),
             _directory: self.directory,

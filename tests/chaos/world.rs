@@ -20,6 +20,7 @@ use crate::node::{self, Node};
 use crate::proxy::Proxy;
 use crate::session::SessionClient;
 use crate::view::Kinds;
+use crate::webhook::{Repeat, WebhookReceiver};
 
 /// Number of the last block before the clients start; no reorg goes below it.
 const FIRST: u64 = 10;
@@ -35,6 +36,7 @@ pub struct World {
     pub clients: Vec<Client>,
     sessions: Vec<SessionClient>,
     sources: Vec<EventSource>,
+    pub receiver: Arc<WebhookReceiver>,
     timestamp: u64,
     pub reorgs: u64,
     directory: TempDir,
@@ -44,8 +46,10 @@ pub struct World {
 pub struct Reckoning {
     pub verdict: Verdict,
     pub clients: Vec<(String, Ended)>,
-    /// Descriptions of the clients with sessions and of event streams.
+    /// Descriptions of the clients with sessions, of event streams, and of webhooks.
     pub others: Vec<String>,
+    /// Batches of webhooks that came more than once.
+    pub repeats: Vec<Repeat>,
     pub events: u64,
     pub logs: Vec<PathBuf>,
     pub seed: u64,
@@ -88,15 +92,17 @@ impl World {
         for name in ["one", "two", "three"].into_iter().take(nodes) {
             all.push(Node::start(name, directory.path(), &chain).await);
         }
+        let receiver = WebhookReceiver::start(directory.path(), FIRST + 1);
         let mut world = Self {
             seed,
             rng: StdRng::seed_from_u64(seed),
             chain,
-            proxy: Arc::new(start_proxy(directory.path(), &all, seed).await),
+            proxy: Arc::new(start_proxy(directory.path(), &all, seed, &receiver.config).await),
             nodes: all,
             clients: Vec::new(),
             sessions: Vec::new(),
             sources: Vec::new(),
+            receiver: Arc::new(receiver),
             timestamp: genesis + 1,
             reorgs: 0,
             directory,
@@ -223,7 +229,8 @@ impl World {
         }
         let have_arrived = || {
             let sessions = self.sessions.iter().all(|client| client.has_arrived(&canonical));
-            sessions && self.sources.iter().all(|source| source.has_arrived(&canonical))
+            let sources = self.sources.iter().all(|source| source.has_arrived(&canonical));
+            sessions && sources && self.receiver.has_arrived(&canonical)
         };
         while Instant::now() < end && !have_arrived() {
             sleep(Duration::from_millis(100)).await;
@@ -234,6 +241,7 @@ impl World {
             verdict: Verdict::default(),
             clients: Vec::new(),
             others: Vec::new(),
+            repeats: Vec::new(),
             events: 0,
             logs: vec![self.proxy.log.clone()],
             _directory: self.directory,
@@ -252,6 +260,11 @@ impl World {
             reckoning.verdict.merge(verdict);
             reckoning.others.push(words);
         }
+        for (verdict, words, repeats) in self.receiver.judge(&canonical) {
+            reckoning.verdict.merge(verdict);
+            reckoning.others.push(words);
+            reckoning.repeats.extend(repeats);
+        }
         for name in late {
             crate::say(&format!("{name} did not get the last block within {ARRIVE:?}"));
         }
@@ -260,11 +273,11 @@ impl World {
 }
 
 /// Starts the proxy; for every third seed, all nodes but the first are polled over HTTP.
-async fn start_proxy(directory: &Path, nodes: &[Arc<Node>], seed: u64) -> Proxy {
+async fn start_proxy(directory: &Path, nodes: &[Arc<Node>], seed: u64, config: &Path) -> Proxy {
     let scheme = |at: usize| if at > 0 && seed.is_multiple_of(3) { "http" } else { "ws" };
     let upstreams = nodes.iter().enumerate();
     let upstreams = upstreams.map(|(at, node)| format!("{}://{}", scheme(at), node.address()));
-    Proxy::start(directory, "proxy", &upstreams.collect::<Vec<_>>(), None).await
+    Proxy::start(directory, "proxy", &upstreams.collect::<Vec<_>>(), Some(config)).await
 }
 
 impl Reckoning {
@@ -311,6 +324,9 @@ impl Reckoning {
             for stray in ended.diary.strays.iter().take(3) {
                 writeln!(wrong, "{name}: a message of no subscription: {stray}").unwrap();
             }
+        }
+        for repeat in &self.repeats {
+            writeln!(wrong, "{} came again without a reason: {repeat:?}", repeat.id).unwrap();
         }
         if !wrong.is_empty() {
             panic!(

@@ -3,6 +3,8 @@
 mod examples;
 mod killed;
 mod receiver;
+#[path = "../shared/webhook_request.rs"]
+mod webhook_request;
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +12,8 @@ use std::time::Duration;
 use headwater::config::typed;
 use serde_json::{Value, json};
 
-use self::receiver::{Receiver, Reply, SECRET};
+use self::receiver::{Receiver, Reply};
+use self::webhook_request::SECRET;
 use crate::cli;
 use crate::harness::{Proxy, Rig, adopted, dropped, eventually, node, within};
 

@@ -108,4 +108,14 @@ impl Blocks {
         }
         faults
     }
+
+    /// Returns the blocks from number `first` on that should have come before the first one.
+    pub fn missing(&self, canonical: &Canonical, first: u64) -> Vec<String> {
+        let begin = self.list.first().map_or(0, |own| own.number);
+        let before = canonical.blocks.iter();
+        let before = before.filter(|block| (first..begin).contains(&block.number));
+        before
+            .map(|block| format!("block {} is missing", block.number))
+            .collect()
+    }
 }

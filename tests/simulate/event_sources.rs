@@ -1,12 +1,11 @@
 //! A client of server-sent events, as a browser is one: after each cut it sends the last id again, and nothing else.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::Address;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -16,13 +15,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::blocks::{BlockShape, Blocks};
-use crate::client::{self, HeadShape, LogShape};
 use crate::consumer::{Consumer, Counts};
 use crate::event_response::{self, Response};
 use crate::fleet::Progress;
-use crate::history::{self, Canonical, Log, Record, Start, Told};
-use crate::plan::{Kind, Plan, Selection};
+use crate::history::Canonical;
+use crate::plan::Plan;
+use crate::stream::{Of, Story};
 use crate::trailing::Level;
 
 /// Pause before the client reconnects.
@@ -31,83 +29,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Most cuts by the client, so that it catches up in the end.
 const MAX_CUTS: usize = 60;
 
-/// Stream of the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
-    Heads,
-    Logs(Selection),
-    /// `blockLogs`, at the head or at a level of finality.
-    Blocks(Level),
-}
-
-impl Of {
-    fn draw(at: u64, blocks_in_memory: u64, rng: &mut StdRng) -> Self {
-        match at {
-            0 => Self::Heads,
-            1 => Self::Logs(Selection::draw(rng)),
-            2 => Self::Blocks(Level::Head),
-            _ => {
-                let depth = rng.random_range(1..=blocks_in_memory.min(24));
-                Self::Blocks([Level::Safe, Level::Confirmations(depth)][rng.random_range(0..2)])
-            }
-        }
-    }
-
-    fn kind(self) -> Kind {
-        match self {
-            Self::Heads => Kind::Heads,
-            Self::Logs(selection) => Kind::Logs(selection),
-            Self::Blocks(_) => Kind::Logs(Selection::All),
-        }
-    }
-
-    fn level(self) -> Level {
-        match self {
-            Self::Blocks(level) => level,
-            Self::Heads | Self::Logs(_) => Level::Head,
-        }
-    }
-
-    fn query(self, contracts: &[Address]) -> String {
-        match self {
-            Self::Heads => "kind=heads".to_owned(),
-            Self::Logs(Selection::All) => "kind=logs".to_owned(),
-            Self::Logs(Selection::Contracts(count)) => {
-                let all: Vec<String> = contracts[..count].iter().map(Address::to_string).collect();
-                format!("kind=logs&address={}", all.join(","))
-            }
-            Self::Logs(Selection::Transfers) => format!("kind=logs&topic0={}", client::transfer()),
-            Self::Blocks(level) => {
-                let options = level.options();
-                let options = options.as_object().into_iter().flatten();
-                let options = options.map(|(name, value)| match value {
-                    Value::String(text) => format!("&{name}={text}"),
-                    other => format!("&{name}={other}"),
-                });
-                format!("kind=blockLogs{}", options.collect::<String>())
-            }
-        }
-    }
-}
-
-/// What the client has since it began anew last.
-#[derive(Debug, Default)]
-struct Story {
-    /// Last id; `None` before the first.
-    id: Option<String>,
-    /// Heads or logs; with the number of the first block that they must cover.
-    record: Option<(Record, u64)>,
-    /// Logs that are applied.
-    logs: HashSet<(B256, u64)>,
-    head: Option<B256>,
-    blocks: Blocks,
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Diary {
     story: Story,
-    /// Records whose position could not be served any more.
-    ended: Vec<(Record, u64)>,
+    /// Last id; `None` before the first.
+    id: Option<String>,
     counts: Counts,
     complaints: Vec<String>,
     subscribed: bool,
@@ -117,7 +43,6 @@ struct Diary {
 #[derive(Debug)]
 pub struct EventSource {
     of: Of,
-    contracts: Vec<Address>,
     diary: Arc<Mutex<Diary>>,
     over: watch::Sender<bool>,
 }
@@ -127,7 +52,13 @@ impl EventSource {
     pub fn start(plan: &Plan, at: u64, server: SocketAddr, contracts: &[Address], progress: Arc<Progress>) -> Self {
         let mut rng = StdRng::seed_from_u64(plan.seed.rotate_left(36) ^ (0x55e + at));
         let of = Of::draw(at, plan.history as u64, &mut rng);
-        let diary = Arc::new(Mutex::new(Diary::default()));
+        let diary = Arc::new(Mutex::new(Diary {
+            story: Story::new(of, contracts),
+            id: None,
+            counts: Counts::default(),
+            complaints: Vec::new(),
+            subscribed: false,
+        }));
         let (over, ends) = watch::channel(false);
         let task = Task {
             of,
@@ -142,17 +73,7 @@ impl EventSource {
             bulky: plan.is_bulky(),
         };
         tokio::spawn(task.run());
-        let contracts = contracts.to_vec();
-        Self {
-            of,
-            contracts,
-            diary,
-            over,
-        }
-    }
-
-    fn selects(&self, log: &Log) -> bool {
-        client::selects(self.of.kind(), &self.contracts, log)
+        Self { of, diary, over }
     }
 }
 
@@ -167,44 +88,14 @@ impl Consumer for EventSource {
 
     fn has_arrived(&self, canonical: &Canonical) -> bool {
         let diary = self.diary.lock();
-        let story = &diary.story;
-        let Some(newest) = canonical.blocks.last().filter(|_| diary.subscribed) else {
-            return false;
-        };
-        match (self.of, &story.record) {
-            (Of::Heads, Some((_, from))) => story.head == Some(newest.hash) || newest.number < *from,
-            (Of::Logs(_), Some((_, from))) => {
-                let due = canonical.blocks.iter().filter(|block| block.number >= *from);
-                due.into_iter().all(|block| {
-                    let own = block.logs.iter().filter(|log| self.selects(log));
-                    own.into_iter().all(|log| story.logs.contains(&(block.hash, log.index)))
-                })
-            }
-            (Of::Blocks(level), Some((_, from))) => {
-                let top = newest.number.saturating_sub(level.depth());
-                let last = canonical.blocks.iter().rev().find(|block| block.number <= top);
-                let is_before_its_first = story.blocks.list.is_empty() && top < *from;
-                is_before_its_first || story.blocks.last() == last.map(|block| block.hash)
-            }
-            (_, None) => false,
-        }
+        diary.subscribed && diary.story.has_arrived(canonical)
     }
 
     fn judge(&self, canonical: &Canonical) -> Vec<String> {
         let _ = self.over.send(true);
         let diary = self.diary.lock();
         let mut faults = diary.complaints.clone();
-        let selects = |log: &Log| self.selects(log);
-        if let Of::Blocks(_) = self.of {
-            faults.extend(diary.story.blocks.faults(canonical));
-        } else {
-            let ended = diary.ended.iter();
-            let ended = ended.map(|(record, from)| history::check_cut(record, canonical, selects, *from));
-            let current = diary.story.record.iter();
-            let current = current.map(|(record, from)| history::check(record, canonical, selects, *from));
-            let bad = ended.chain(current).filter(|verdict| !verdict.is_clean());
-            faults.extend(bad.map(|verdict| verdict.to_string()));
-        }
+        faults.extend(diary.story.faults(canonical));
         let name = self.name();
         faults.into_iter().map(|words| format!("{name}: {words}")).collect()
     }
@@ -243,7 +134,7 @@ impl Task {
     }
 
     async fn serve(&mut self, mut socket: TcpStream) {
-        let last = self.diary.lock().story.id.clone();
+        let last = self.diary.lock().id.clone();
         let header = last.as_ref().map(|id| format!("last-event-id: {id}\r\n"));
         let (query, header) = (&self.query, header.unwrap_or_default());
         let request = format!("GET /events?{query} HTTP/1.1\r\nhost: localhost\r\n{header}\r\n");
@@ -286,8 +177,8 @@ impl Task {
                     ));
                 }
                 diary.counts.lost += 1;
-                let ended = std::mem::take(&mut diary.story);
-                diary.ended.extend(ended.record);
+                diary.story.end();
+                diary.id = None;
             }
             429 | 503 => {}
             _ => self.complain(format!("status {status} (resumes: {resumes}): {}", response.text)),
@@ -301,25 +192,10 @@ impl Task {
         diary.counts.resumed += usize::from(resumes);
         if !resumes {
             // Without an id nothing came but the head of the response.
-            let ended = std::mem::take(&mut diary.story);
-            diary.ended.extend(ended.record);
+            diary.story.end();
         }
         let next = self.progress.highest.load(Ordering::Relaxed) + 1;
-        let record = Record {
-            name: String::new(),
-            told: Vec::new(),
-        };
-        let (record, _) = diary.story.record.get_or_insert((record, next));
-        record.told.push(Told::Subscribed {
-            heads: self.of == Of::Heads,
-            logs: matches!(self.of, Of::Logs(_)),
-            from: if resumes {
-                Start::After(B256::ZERO, None)
-            } else {
-                Start::Live
-            },
-        });
-        diary.story.blocks.begin(resumes);
+        diary.story.begin(resumes, next);
     }
 
     /// Takes a block of lines; returns `true` if the stream ends with it.
@@ -340,58 +216,15 @@ impl Task {
             }
             (Some(kind), Some(data)) => {
                 diary.counts.events += 1;
-                let fault = diary.story.take(kind, data, self.of.level()).err();
+                let fault = diary.story.take(kind, data).err();
                 diary.complaints.extend(fault);
                 false
             }
             _ => false,
         };
         if let Some(id) = field("id") {
-            diary.story.id = Some(id.to_owned());
+            diary.id = Some(id.to_owned());
         }
         over
-    }
-}
-
-impl Story {
-    /// Takes an event.
-    ///
-    /// # Errors
-    /// The contradiction.
-    fn take(&mut self, kind: &str, data: &str, level: Level) -> Result<(), String> {
-        let unreadable = |error| format!("an event that cannot be read ({error}): {data}");
-        let told = match kind {
-            "heads" => {
-                let head: HeadShape = serde_json::from_str(data).map_err(unreadable)?;
-                self.head = Some(head.hash);
-                Told::Head {
-                    number: head.number.to(),
-                    hash: head.hash,
-                    parent: head.parent_hash,
-                }
-            }
-            "logs" => {
-                let shape: LogShape = serde_json::from_str(data).map_err(unreadable)?;
-                let (block, log, removed) = (shape.block(), shape.log(), shape.removed);
-                if removed {
-                    self.logs.remove(&(block.1, log.index));
-                } else {
-                    self.logs.insert((block.1, log.index));
-                }
-                Told::Log { block, log, removed }
-            }
-            "blockLogs" => {
-                let shape: BlockShape = serde_json::from_str(data).map_err(unreadable)?;
-                if shape.removed && level != Level::Head {
-                    return Err(format!("a final block was taken back: {data}"));
-                }
-                return self.blocks.whole(&shape);
-            }
-            _ => return Err(format!("event {kind} of no subscription: {data}")),
-        };
-        if let Some((record, _)) = &mut self.record {
-            record.told.push(told);
-        }
-        Ok(())
     }
 }

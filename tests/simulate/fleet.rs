@@ -29,6 +29,8 @@ pub struct Progress {
     pub blocks: AtomicU64,
     /// `true` while the app restarts.
     pub down: AtomicBool,
+    /// Number of times that the app began.
+    pub lives: AtomicU64,
 }
 
 struct Node {

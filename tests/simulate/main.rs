@@ -29,7 +29,11 @@ mod history;
 mod plan;
 mod run;
 mod sessions;
+mod stream;
 mod trailing;
+#[path = "../shared/webhook_request.rs"]
+mod webhook_request;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -105,7 +109,7 @@ fn no_event_is_lost_doubled_or_out_of_order_whatever_happens() {
     }
     total.verdict.examples.clear();
     eprintln!(
-        "{} seeds, {} clients, {} records, {} resumptions, {} blocks asked for, {} events, {} repeated by sessions, {} \
+        "{} seeds, {} clients, {} records, {} resumptions, {} blocks asked for, {} events, {} that came again, {} \
          positions lost with notice: {}",
         done,
         total.clients,

@@ -1,5 +1,6 @@
 //! One simulation: the app in front of its nodes, the execution of the plan, and the verdict on every record.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use crate::history::{self, Record, Start, Told, Verdict};
 use crate::plan::{Act, Kind, Plan};
 use crate::sessions::SessionClient;
 use crate::trailing::Trailing;
+use crate::webhooks::WebhookReceiver;
 
 /// The result of a simulation.
 #[derive(Debug, Default)]
@@ -34,7 +36,7 @@ pub struct Outcome {
     pub records: usize,
     pub events: u64,
     pub resumed: usize,
-    /// Events that sessions sent again, and positions that were lost with notice.
+    /// Events or batches that came again, as sessions and webhooks may send them, and positions that were lost with notice.
     pub repeated: u64,
     pub lost_positions: usize,
     pub verdict: Verdict,
@@ -75,13 +77,29 @@ pub fn run(plan: &Plan) -> Outcome {
     outcome
 }
 
-fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>, file: &Path) -> typed::Config {
-    let mut typed = typed::Config {
-        listen: listen.into(),
-        admin: "127.0.0.1:0".into(),
-        upstream: upstreams.into_iter().map(Into::into).collect(),
-        ..typed::Config::default()
-    };
+/// Settings of the app that no act changes.
+struct Setup<'a> {
+    plan: &'a Plan,
+    /// File with the settings, in the folder of all other files.
+    file: PathBuf,
+    webhooks: BTreeMap<String, typed::Webhook>,
+}
+
+impl Setup<'_> {
+    fn settings(&self, listen: &str, fleet: &Fleet, nodes: &[usize]) -> typed::Config {
+        let upstreams = fleet.urls(self.plan, nodes);
+        typed::Config {
+            listen: listen.into(),
+            admin: "127.0.0.1:0".into(),
+            upstream: upstreams.into_iter().map(Into::into).collect(),
+            webhooks: self.webhooks.clone(),
+            ..settings(self.plan, &self.file)
+        }
+    }
+}
+
+fn settings(plan: &Plan, file: &Path) -> typed::Config {
+    let mut typed = typed::Config::default();
     typed.history.blocks = plan.history;
     typed.node.request_timeout = Duration::from_secs(4);
     typed.node.connect_timeout = Duration::from_secs(2);
@@ -107,18 +125,17 @@ fn settings(plan: &Plan, listen: &str, upstreams: Vec<String>, file: &Path) -> t
 struct Life {
     server: SocketAddr,
     admin: SocketAddr,
-    /// File with its settings.
-    file: PathBuf,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
 }
 
 impl Life {
     /// Starts the app with these nodes as upstreams.
-    async fn begin(plan: &Plan, listen: &str, fleet: &Fleet, nodes: &[usize], file: &Path) -> Self {
-        write(file, &settings(plan, listen, fleet.urls(plan, nodes), file));
+    async fn begin(setup: &Setup<'_>, listen: &str, fleet: &Fleet, nodes: &[usize]) -> Self {
+        fleet.progress().lives.fetch_add(1, Ordering::Relaxed);
+        write(&setup.file, &setup.settings(listen, fleet, nodes));
         let source = ConfigSource {
-            file: Some(file.to_owned()),
+            file: Some(setup.file.clone()),
             ..ConfigSource::default()
         };
         let (typed, config) = source.read().unwrap();
@@ -130,16 +147,14 @@ impl Life {
         Self {
             server,
             admin,
-            file: file.to_owned(),
             stop,
             running,
         }
     }
 
     /// Reloads the settings with these nodes as upstreams.
-    fn reload(&self, plan: &Plan, fleet: &Fleet, nodes: &[usize]) {
-        let (listen, upstreams) = (self.server.to_string(), fleet.urls(plan, nodes));
-        write(&self.file, &settings(plan, &listen, upstreams, &self.file));
+    fn reload(&self, setup: &Setup<'_>, fleet: &Fleet, nodes: &[usize]) {
+        write(&setup.file, &setup.settings(&self.server.to_string(), fleet, nodes));
         self.operate("reload", "");
     }
 
@@ -182,13 +197,24 @@ async fn simulate(plan: &Plan) -> Outcome {
     let progress = fleet.progress();
     let contracts = fleet.leader().with_chain(|chain| chain.tokens().to_vec());
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("headwater.toml");
+    let mut setup = Setup {
+        plan,
+        file: folder.path().join("headwater.toml"),
+        webhooks: BTreeMap::new(),
+    };
+    let mut consumers: Vec<Box<dyn Consumer>> = Vec::new();
+    for at in 0..4 {
+        let (receiver, (name, webhook)) =
+            WebhookReceiver::start(plan, at, &contracts, progress.clone(), folder.path()).await;
+        setup.webhooks.insert(name, webhook);
+        consumers.push(Box::new(receiver));
+    }
     let mut listed = plan.order.clone();
-    let mut life = Life::begin(plan, "127.0.0.1:0", &fleet, &listed, &file).await;
+    let mut life = Life::begin(&setup, "127.0.0.1:0", &fleet, &listed).await;
     let mut clients: Vec<Option<Client>> = (0..plan.clients.len()).map(|_| None).collect();
     let mut outcome = Outcome::default();
 
-    let consumers = consumers(plan, life.server, &contracts, &progress);
+    consumers.extend(clients_of_streams(plan, life.server, &contracts, &progress));
 
     let mut now = 0;
     let mut acts = plan.acts.iter().peekable();
@@ -196,7 +222,7 @@ async fn simulate(plan: &Plan) -> Outcome {
         step().await;
         now += STEP.as_millis() as u64;
         if progress.down.load(Ordering::Relaxed) && life.running.is_finished() {
-            life = Life::begin(plan, &life.server.to_string(), &fleet, &listed, &file).await;
+            life = Life::begin(&setup, &life.server.to_string(), &fleet, &listed).await;
             progress.down.store(false, Ordering::Relaxed);
         }
         while let Some((_, act)) = acts.next_if(|(at, _)| *at <= now) {
@@ -208,7 +234,7 @@ async fn simulate(plan: &Plan) -> Outcome {
             match *act {
                 Act::Reload(ref nodes) => {
                     listed.clone_from(nodes);
-                    life.reload(plan, &fleet, nodes);
+                    life.reload(&setup, &fleet, nodes);
                 }
                 Act::Join(client) => {
                     clients[client] = Some(Client::start(client, life.server, &contracts, progress.clone(), plan));
@@ -225,7 +251,7 @@ async fn simulate(plan: &Plan) -> Outcome {
             }
         }
     }
-    life.reload(plan, &fleet, &plan.order);
+    life.reload(&setup, &fleet, &plan.order);
     for node in 0..plan.nodes {
         life.operate_on("uncordon", &fleet.url(plan, node));
     }
@@ -252,7 +278,7 @@ async fn simulate(plan: &Plan) -> Outcome {
 }
 
 /// Starts the clients beside the planned ones.
-fn consumers(
+fn clients_of_streams(
     plan: &Plan,
     server: SocketAddr,
     contracts: &[Address],

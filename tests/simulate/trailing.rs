@@ -158,22 +158,24 @@ enum End {
 impl Task {
     async fn run(mut self) {
         while !*self.ends.borrow() {
-            let end = match TcpStream::connect(self.server).await {
-                Ok(stream) => self.serve(stream).await,
-                Err(_) => End::Broken,
-            };
-            self.ended(end);
+            if let Ok(stream) = TcpStream::connect(self.server).await {
+                let complete = self.diary.lock().blocks.list.len();
+                let end = self.serve(stream).await;
+                self.ended(end, complete);
+            }
             sleep(PAUSE).await;
         }
     }
 
-    fn ended(&self, end: End) {
+    /// Notes the end of a connection, before which there were this many complete blocks.
+    fn ended(&self, end: End, complete: usize) {
         let mut diary = self.diary.lock();
         diary.subscribed = false;
         match end {
-            // The last block may lack logs.
             End::Broken if matches!(self.level, Level::Head) => {}
-            End::Broken => drop(diary.blocks.list.pop()),
+            // The last block may lack logs, if it came now.
+            End::Broken if diary.blocks.list.len() > complete => drop(diary.blocks.list.pop()),
+            End::Broken => {}
             End::Afresh => {
                 diary.blocks.list.clear();
                 diary.anew_at = Some(diary.events);

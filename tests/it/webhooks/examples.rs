@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use tokio::sync::mpsc;
 
-use super::receiver::{Receiver, SECRET};
+use super::receiver::Receiver;
+use super::webhook_request::SECRET;
 use super::{Files, add, begun, logs};
 use crate::harness::{Event, Rig, adopted, within};
 

@@ -4,17 +4,14 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use headwater::webhooks::Secrets;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::webhook_request::Deliveries;
 use crate::harness::{Event, eventually};
-
-/// Secret of the specification's own tests.
-pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// One answer.
 #[derive(Clone, Debug)]
@@ -143,10 +140,6 @@ impl Receiver {
     }
 }
 
-fn length(headers: &HashMap<String, String>) -> usize {
-    headers["content-length"].parse().unwrap()
-}
-
 fn listen(listener: TcpListener, state: Arc<Mutex<State>>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
@@ -159,35 +152,10 @@ fn listen(listener: TcpListener, state: Arc<Mutex<State>>) -> JoinHandle<()> {
     })
 }
 
-async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
-    let secrets = Secrets::parse(SECRET).unwrap();
-    let mut bytes = Vec::new();
-    loop {
-        let headers = loop {
-            if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-                assert!(head.starts_with("POST /"), "{head}");
-                let lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-                let headers: HashMap<String, String> = lines
-                    .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-                    .collect();
-                if bytes.len() >= end + 4 + length(&headers) {
-                    bytes.drain(..end + 4);
-                    break headers;
-                }
-            }
-            if socket.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-                return;
-            }
-        };
-        let body = String::from_utf8(bytes.drain(..length(&headers)).collect()).unwrap();
-        let id = headers["webhook-id"].clone();
-        let timestamp: u64 = headers["webhook-timestamp"].parse().unwrap();
-        let signature = secrets.sign(&id, timestamp, body.as_bytes());
-        assert!(
-            headers["webhook-signature"].split(' ').any(|own| own == signature),
-            "{id}"
-        );
+async fn serve(socket: TcpStream, state: Arc<Mutex<State>>) {
+    let mut connection = Deliveries::new(socket);
+    while let Some(delivery) = connection.next().await {
+        assert!(delivery.is_signed(), "{}", delivery.id());
         let (reply, text) = {
             let mut state = state.lock();
             let reply = state.replies.pop_front().or_else(|| state.usual.clone());
@@ -202,15 +170,15 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
             };
             let is_accepted = matches!(reply, Reply::Status(200..=299, _) | Reply::Half);
             state.requests.push(Request {
-                id,
-                headers,
-                body,
+                id: delivery.id().to_owned(),
+                headers: delivery.headers,
+                body: delivery.body,
                 is_accepted,
             });
             (reply, text)
         };
         if let Some(text) = text {
-            let _ = socket.write_all(text.as_bytes()).await;
+            let _ = connection.socket.write_all(text.as_bytes()).await;
         }
         match reply {
             Reply::Hang => std::future::pending().await,
