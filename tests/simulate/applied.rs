@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::blocks::Received;
 use crate::client;
-use crate::history::{Canonical, Log};
+use crate::history::{CanonBlock, Canonical, Log};
 use crate::plan::{Kind, Selection};
 use crate::trailing::Level;
 
@@ -100,13 +100,15 @@ impl State {
             let Some(from) = self.from.get(at).copied().flatten() else {
                 continue;
             };
-            // Nor has anything behind the first block a hole.
-            let first = match of {
-                Of::Heads => self.heads.values().min().copied(),
-                Of::Blocks => self.blocks.values().map(|(block, _)| block.number).min(),
-                Of::Logs => None,
+            // Nor has anything behind the first block a hole. One of another branch may be below the start: if the chain is
+            // back before its head is confirmed, the stream goes on where it left.
+            let has_come = |block: &&CanonBlock| match of {
+                Of::Heads => self.heads.contains_key(&block.hash),
+                Of::Blocks => self.blocks.contains_key(&block.hash),
+                Of::Logs => false,
             };
-            let from = from.min(first.unwrap_or(from));
+            let first = canonical.blocks.iter().find(has_come);
+            let from = first.map_or(from, |first| from.min(first.number));
             for block in &canonical.blocks {
                 let due = (from..=top).contains(&block.number);
                 match of {
