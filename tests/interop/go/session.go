@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -20,6 +21,10 @@ type seen struct {
 }
 
 // docs/sessions.md
+func withSession(url string) string {
+	return fmt.Sprintf("%s/?session=%d-%016x", url, time.Now().Unix(), rand.Uint64())
+}
+
 func subscribe(client *rpc.Client, to any, params ...any) event.Subscription {
 	return event.Resubscribe(time.Second, func(ctx context.Context) (event.Subscription, error) {
 		return client.EthSubscribe(ctx, to, params...)

@@ -1,24 +1,34 @@
 // The examples of docs/resume.md, run as they stand there: each is cut off while logs arrive, misses some twenty
 // blocks and a reorg, and must end with exactly the logs that are canonical. And what they rest on, on the wire.
 
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import net from "node:net";
 import path from "node:path";
+import { buildSync } from "esbuild";
 import { Child, hex, here, pythonBinary, quiet, same, sleep, startProxy, topicOf, until } from "../support.mjs";
 import { RawClient } from "./raw.mjs";
 
 export const name = "resume";
 
-const EXAMPLES = { ethers: "resume-ethers.mjs", viem: "resume-viem.mjs", "web3.py": "resume_web3.py" };
+const EXAMPLES = { ethers: "resume-ethers.ts", viem: "resume-viem.ts", "web3.py": "resume_web3.py" };
 
 const file = (example) => path.join(here, "examples", example);
+
+/** The example without its types, below node_modules, where its libraries are found. */
+function script(example) {
+  if (example.endsWith(".py")) return file(example);
+  const outfile = path.join(here, "node_modules/.cache/headwater", example.replace(/\.ts$/, ".mjs"));
+  buildSync({ entryPoints: [file(example)], outfile, bundle: true, packages: "external", format: "esm", logLevel: "error" });
+  return outfile;
+}
 
 /** An example under way; `logs()` is what it has by now. */
 class Example {
   constructor(which, url, chain, first) {
-    const script = EXAMPLES[which];
-    const interpreter = script.endsWith(".py") ? pythonBinary() : process.execPath;
-    this.child = new Child(script, interpreter, [file(script), url, chain.contract, hex(first)]);
+    const example = EXAMPLES[which];
+    const interpreter = example.endsWith(".py") ? pythonBinary() : process.execPath;
+    this.child = new Child(example, interpreter, [script(example), url, chain.contract, hex(first)]);
     this.which = which;
   }
 
@@ -216,11 +226,21 @@ export const extras = {
   /** docs/resume.md shows the examples as they are. */
   async page() {
     const page = readFileSync(path.join(here, "../../docs/resume.md"), "utf8");
-    for (const example of ["kept.mjs", ...Object.values(EXAMPLES)]) {
+    for (const example of ["kept.ts", ...Object.values(EXAMPLES)]) {
       const [, core] = readFileSync(file(example), "utf8").match(/^(?:\/\/|#) docs\/resume\.md\n(.*?)^(?:\/\/|#) end$/ms);
-      const fence = `\`\`\`${example.endsWith(".py") ? "python" : "js"}\n${core.trim()}\n\`\`\``;
+      const fence = `\`\`\`${example.endsWith(".py") ? "python" : "ts"}\n${core.trim()}\n\`\`\``;
       same(`docs/resume.md shows ${example} as it is`, page.includes(fence), true);
     }
+  },
+
+  /** TypeScript's compiler accepts the examples. */
+  async types() {
+    const compiler = path.join(here, "node_modules/typescript/bin/tsc");
+    const options = "--noEmit --strict --skipLibCheck --allowImportingTsExtensions --module nodenext --target es2023 --types node";
+    const files = Object.values(EXAMPLES).filter((example) => example.endsWith(".ts")).map(file);
+    const { status, stdout } = spawnSync(process.execPath, [compiler, ...options.split(" "), ...files], { encoding: "utf8" });
+    same("what the compiler says", stdout, "");
+    same("exit code", status, 0);
   },
 
   /** On the wire: what was dropped is taken back first, then all that is canonical, heads and logs in their order. */

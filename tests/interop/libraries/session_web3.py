@@ -2,13 +2,18 @@
 an event a line. The second argument is the pause after each event, in milliseconds."""
 
 import sys
-import time
 
 # docs/sessions.md
 import asyncio
+import secrets
+import time
 
 from web3 import AsyncWeb3, WebSocketProvider
 from websockets import ConnectionClosed
+
+
+def with_session(url):
+    return f"{url}/?session={int(time.time())}-{secrets.token_hex(8)}"
 
 
 async def follow(url, take):

@@ -79,7 +79,7 @@ fn go(folder: &Path) -> Option<PathBuf> {
     let text = format!(
         "package main\n\nimport (\n\t\"bufio\"\n\t\"fmt\"\n\t\"io\"\n\t\"net/http\"\n\t\"os\"\n\t\"strings\"\n\t\"time\"\n)\n\n\
          var url = os.Args[1]\n\n{}\nfunc main() {{\n\
-         \tpanic(follow(\"kind=logs&address=\"+os.Args[2], func(kind string, data []byte) {{\n\
+         \tpanic(follow(\"kind=logs&address=\"+os.Args[2], \"\", func(kind string, data []byte, _ string) {{\n\
          \t\tif kind == \"logs\" {{\n\t\t\tfmt.Println(string(data))\n\t\t}}\n\t}}))\n}}\n",
         code("go")
     );
@@ -106,7 +106,7 @@ async fn the_examples_of_the_page_go_on_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
 
     let python = format!(
-        "import sys\n\nurl, address = sys.argv[1:]\n\n\ndef take(log):\n    print(json.dumps(log), flush=True)\n\n\n{}",
+        "import sys\n\nurl, address = sys.argv[1:]\n\n\ndef take(log, _):\n    print(json.dumps(log), flush=True)\n\n\n{}",
         code("python")
     );
     let python = file(folder.path(), "follow.py", &python);
@@ -117,7 +117,7 @@ async fn the_examples_of_the_page_go_on_after_a_restart() {
         code("ts")
     );
     let page = file(folder.path(), "follow.mjs", &page);
-    let rust = include_str!("../../../examples/server_sent_events.rs");
+    let rust = include_str!("../../../examples/streams/server_sent_events.rs");
     let rust = rust.split_once("// docs/server-sent-events.md\n").unwrap().1;
     assert_eq!(
         rust.split_once("// end\n").unwrap().0,
@@ -125,14 +125,14 @@ async fn the_examples_of_the_page_go_on_after_a_restart() {
         "the page shows the example"
     );
     let example = Path::new(env!("CARGO_BIN_EXE_headwater")).with_file_name("examples");
-    let example = example.join("server_sent_events");
+    let example = example.join("streams");
     assert!(example.exists(), "no {}: run cargo build --examples", example.display());
 
     let arguments = [&url, &address];
     let mut programs = vec![
         Program::start("Python", Command::new("python3").arg(python).args(arguments)),
         Program::start("TypeScript", Command::new("node").arg(page).args(arguments)),
-        Program::start("Rust", Command::new(example).args(arguments)),
+        Program::start("Rust", Command::new(example).arg("server-sent-events").args(arguments)),
     ];
     if let Some(binary) = go(folder.path()) {
         programs.push(Program::start("Go", Command::new(binary).args(arguments)));
