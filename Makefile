@@ -155,6 +155,23 @@ monitoring-live: build $(DEPLOY_READY) ## each query of the dashboard, and each 
 	@tools=$$(scripts/prometheus) && PROMETHEUS=$$tools/prometheus PROXY_BIN=$(TARGET_DIR)/release/headwater \
 		$(DEPLOY_PYTHON) deploy/tests/monitoring.py live
 
+# OpenTelemetry's collector, as deploy/tests/otelcol.yaml lists its parts: five minutes, once.
+OTELCOL_VERSION := $(shell sed -n 's/^  version: //p' deploy/tests/otelcol.yaml)
+OTELCOL := .local/otelcol-$(OTELCOL_VERSION)/bin/otelcol
+
+.PHONY: collector
+collector: $(if $(GO),build $(DEPLOY_READY) $(OTELCOL)) ## the export of spans, to OpenTelemetry's own collector over HTTP and gRPC (needs Go; five minutes once)
+	@$(if $(GO),COLLECTOR=$(abspath $(OTELCOL)) PROXY_BIN=$(TARGET_DIR)/release/headwater $(DEPLOY_PYTHON) deploy/tests/collector.py,\
+		echo "make collector: Go not found, so spans are not exported to a real collector; install Go 1.25 or newer")
+
+# Without cgo: a C compiler for Go is not to be asked for.
+$(OTELCOL): deploy/tests/otelcol.yaml
+	@echo "installing OpenTelemetry's collector $(OTELCOL_VERSION), five minutes"
+	@mkdir -p $(@D)
+	@GOBIN=$(abspath $(@D)) CGO_ENABLED=0 nice -n 10 $(GO) install go.opentelemetry.io/collector/cmd/builder@v$(OTELCOL_VERSION)
+	@cd $(@D)/.. && CGO_ENABLED=0 nice -n 10 bin/builder --config $(abspath $<)
+	@touch $@
+
 .PHONY: systemd
 systemd: build ## the systemd units: verified, scored, and headwater run under their filter of system calls (needs systemd-analyze)
 	@PROXY_BIN=$(TARGET_DIR)/release/headwater $(PYTHON) deploy/tests/systemd.py
@@ -213,11 +230,12 @@ CARGO_CYCLONEDX := .local/cargo-cyclonedx-$(CARGO_CYCLONEDX_VERSION)/bin/cargo-c
 OUTPUT ?= target/packages
 
 # Tools of the checks beside the tests: CI installs them on their own, to tell a check that fails from a tool that is not to be had.
-.PHONY: deploy-tools book-tools workflows-tools helm-tools
+.PHONY: deploy-tools book-tools workflows-tools helm-tools collector-tools
 deploy-tools: $(DEPLOY_READY)
 book-tools: $(MDBOOK)
 workflows-tools: $(ACTIONLINT)
 helm-tools: $(DEPLOY_READY) $(HELM)
+collector-tools: $(DEPLOY_READY) $(OTELCOL)
 
 .PHONY: release-check packages sbom
 release-check: $(DEPLOY_READY) ## version, change log, release workflow and files of packages agree (TAG=v1.2.3 for a release)

@@ -207,7 +207,7 @@ def eventually(words, condition, seconds=60):
         except (OSError, ValueError) as why:
             last = why
         time.sleep(0.1)
-    raise SystemExit(f"monitoring: after {seconds} s still not: {words} ({last})")
+    raise SystemExit(f"{pathlib.Path(sys.argv[0]).stem}: after {seconds} s still not: {words} ({last})")
 
 
 class Servers:
