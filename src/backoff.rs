@@ -15,6 +15,7 @@
 //! | [`CONTENTS_THROTTLED`] | 640 ms | 1 s | the same, after a rate limit | |
 //! | [`PUT_OFF`] | 1 min | 1 h | `chain::inquiry`: a way that does not work at a node | a node seldom learns to serve what it does not |
 //! | [`PUT_OFF_THROTTLED`] | 1 s | 1 min | the same, after a rate limit | rate limits pass |
+//! | [`COOLDOWN_UNANSWERED`] | 1 s | 1 min | the same as the next, where no node answered at all | nodes that are cut off return, and the next answer ends it |
 //! | [`COOLDOWN`] | 1 min | 1 h | `subscription::cooldown`: new subscriptions after no node gave a block's contents | clients would wait in vain, and be closed, again and again |
 //!
 //! The time limit of our own calls doubles in the same way (`upstream::pool`). Waits of other kinds are not here:
@@ -65,6 +66,9 @@ pub(crate) const PUT_OFF: Doubling = Doubling::new(Duration::from_secs(60), Dura
 
 /// Times in place of [`PUT_OFF`] after a rate limit.
 pub(crate) const PUT_OFF_THROTTLED: Doubling = Doubling::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// Times in place of [`COOLDOWN`] where no node answered at all.
+pub(crate) const COOLDOWN_UNANSWERED: Doubling = Doubling::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// Times for which new subscriptions are refused.
 pub(crate) const COOLDOWN: Doubling = Doubling::new(Duration::from_secs(60), Duration::from_secs(3600));

@@ -70,7 +70,7 @@ enum Odd {
 
 impl Source {
     /// Fetches all logs of a block, also if its bloom is empty. Gives up after `node.silence_timeout`, not counting
-    /// time without any connected node.
+    /// time without any connected node, or without any answer while no new block comes.
     ///
     /// # Errors
     /// [`Absent`] if no answer is believed in time, or earlier if all nodes refuse the calls, have pruned the logs,
@@ -150,6 +150,8 @@ impl Source {
         // confirms it, this one is returned: `eth_getLogs` rather than the receipts that confirm it.
         let mut kept: Option<(UpstreamId, FetchWay, B256, Heard<T>)> = None;
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
+        // Newest block requested when the nodes fell silent, and the time since when that was not counted yet.
+        let mut silence: Option<(u64, Duration)> = None;
         loop {
             // Time without a node that can be asked is not the nodes' time: they would be taken for nodes without logs.
             let connected = self.pool.by_preference(header.block.hash);
@@ -165,6 +167,18 @@ impl Source {
                 continue;
             }
             let now = begun.elapsed().saturating_sub(idle);
+            // Nodes that answer nothing, and announce no block either, are cut off from the chain: gateways without a
+            // node, or frozen ones. That is not the nodes' time. With new blocks it is: then they withhold the contents.
+            let newest = self.experience.newest.load(Ordering::Relaxed);
+            match silence.filter(|_| inquiry.is_unanswered(&nodes)) {
+                Some((at, since)) if at == newest => {
+                    inquiry.extend(now.saturating_sub(since));
+                    silence = Some((newest, now));
+                }
+                None if inquiry.is_unanswered(&nodes) => silence = Some((newest, now)),
+                Some(_) => {}
+                None => silence = None,
+            }
             let next = {
                 let mut record = record.lock();
                 if record.nodes() > self.pool.count() {
@@ -210,7 +224,8 @@ impl Source {
                         evidence.tried_receipts(node);
                     }
                     self.count_retry(what, why.label());
-                    if record.lock().failed(node, way, why, since.elapsed()) {
+                    // Without an answer: counted below, once the node has answered in another way.
+                    if !why.is_silence() && record.lock().failed(node, way, why, since.elapsed()) {
                         let (address, why) = (self.pool.address(node), why.label());
                         warn!("upstream {address}: cannot fetch {what} by {way:?} for now ({why}); using other ways");
                     }
@@ -225,7 +240,7 @@ impl Source {
                 Some(belief) => {
                     let mut record = record.lock();
                     record.works(node, way, took);
-                    for (node, way) in inquiry.late(now) {
+                    for (node, way) in inquiry.late(node, now) {
                         record.failed(node, way, AttemptError::Other(BadAnswer::CallFailed), since.elapsed());
                     }
                     drop(record);
@@ -289,6 +304,7 @@ impl Source {
             Missing::Pruned => "no node still has the",
             Missing::Throttled => "the nodes' rate limits prevent fetching the",
             Missing::UnknownBlock => "no node knows the block any more, so none has the",
+            Missing::Unanswered => "no node answers the calls for the",
         };
         warn!(block = %header.block, "{why} {what} of this block; clients that subscribe to them are closed with 1012");
     }

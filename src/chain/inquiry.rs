@@ -94,6 +94,8 @@ pub(super) enum AttemptError {
     Unavailable,
     /// The connection was lost while the question was in flight.
     Broken,
+    /// The upstream, a gateway, reached no node.
+    NotNow,
     /// The answer exceeded the size limit.
     TooLong,
     /// The upstream is rate limited.
@@ -107,10 +109,19 @@ pub(super) enum AttemptError {
 }
 
 impl AttemptError {
+    /// Checks if there was no answer, from which nothing follows about the block or the way. A lost connection is not
+    /// among these: nodes end it over calls, too.
+    pub(super) fn is_silence(self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable | Self::NotNow | Self::Other(BadAnswer::CallFailed)
+        )
+    }
+
     /// Returns the value of the `reason` label in the metrics.
     pub(super) fn label(self) -> &'static str {
         match self {
-            Self::Unavailable | Self::Broken => "call_failed",
+            Self::Unavailable | Self::Broken | Self::NotNow => "call_failed",
             Self::TooLong => "too_long",
             Self::Throttled => "throttled",
             Self::NotServed => "not_served",
@@ -129,6 +140,8 @@ pub enum Absent {
     Throttled,
     /// The time limit passed, and no node knows the block: the chain has left it.
     UnknownBlock,
+    /// The time limit passed, and no node gave any answer.
+    Unanswered,
 }
 
 /// [`Absent`], with pruned contents kept apart for callers to which it matters that a node had them once.
@@ -138,6 +151,7 @@ pub(super) enum Missing {
     Throttled,
     Pruned,
     UnknownBlock,
+    Unanswered,
 }
 
 impl From<Missing> for Absent {
@@ -145,6 +159,7 @@ impl From<Missing> for Absent {
         match missing {
             Missing::Throttled => Self::Throttled,
             Missing::UnknownBlock => Self::UnknownBlock,
+            Missing::Unanswered => Self::Unanswered,
             Missing::NotServed | Missing::Pruned => Self::NotServed,
         }
     }
@@ -169,6 +184,8 @@ struct Path {
     asked: Option<(Duration, Duration)>,
     not_before: Duration,
     not_served: u32,
+    /// `true` if the last question was sent and got no answer.
+    is_silent: bool,
     /// "Not served" answers after which the path is closed.
     most_refusals: u32,
     closed: bool,
@@ -178,7 +195,10 @@ struct Path {
 #[derive(Debug)]
 pub(super) struct Inquiry {
     ways: &'static [FetchWay],
+    /// Time for the answer of a node, from which other times derive.
     budget: Duration,
+    /// Time at which the inquiry ends: the budget, and what was added by [`Self::extend`].
+    end: Duration,
     paths: Vec<Path>,
     /// Questions that may be in flight at the same time; late ones do not count.
     width: usize,
@@ -189,6 +209,8 @@ pub(super) struct Inquiry {
     throttled: bool,
     /// Upstreams that no longer have the contents.
     pruned: Vec<UpstreamId>,
+    /// Upstreams whose last question got no answer.
+    silent: Vec<UpstreamId>,
 }
 
 impl Inquiry {
@@ -198,12 +220,14 @@ impl Inquiry {
         Self {
             ways,
             budget,
+            end: budget,
             paths: Vec::new(),
             width: if two { 2 } else { 1 },
             broken: HashMap::new(),
             too_long: HashMap::new(),
             throttled: false,
             pruned: Vec::new(),
+            silent: Vec::new(),
         }
     }
 
@@ -216,7 +240,7 @@ impl Inquiry {
         record: &Record,
         clock: Duration,
     ) -> Option<Question> {
-        let (ways, budget) = (self.ways, self.budget);
+        let (ways, budget, end) = (self.ways, self.budget, self.end);
         for &way in ways {
             for &node in nodes {
                 if !self.paths.iter().any(|path| (path.node, path.way) == (node, way)) {
@@ -228,6 +252,7 @@ impl Inquiry {
                         asked: None,
                         not_before: Duration::ZERO,
                         not_served: 0,
+                        is_silent: false,
                         most_refusals: if offered { NOT_SERVED } else { 1 },
                         closed: false,
                     });
@@ -249,7 +274,7 @@ impl Inquiry {
         let way_rank = |way: FetchWay| ways.iter().position(|own| *own == way);
         let (at, _) = due.min_by_key(|(_, path)| (path.tries, way_rank(path.way), rank(path)))?;
         let path = &mut self.paths[at];
-        let within = (budget / 2).min(budget.saturating_sub(now));
+        let within = (budget / 2).min(end.saturating_sub(now));
         path.asked = Some((now, now + record.late(path.node, path.way, budget)));
         Some(Question {
             node: path.node,
@@ -279,9 +304,9 @@ impl Inquiry {
         let lates = self.paths.iter().filter_map(|path| path.asked.map(|(_, late)| late));
         let waits = self.paths.iter().filter(|path| path.asked.is_none() && !path.closed);
         let moments = lates.chain(waits.map(|path| path.not_before));
-        let last_resort = [self.budget / 4, self.budget];
+        let last_resort = [self.budget / 4, self.end];
         let next = moments.chain(last_resort).filter(|moment| *moment > now).min();
-        next.unwrap_or(self.budget)
+        next.unwrap_or(self.end)
     }
 
     /// Returns why the inquiry has ended, or `None` if it goes on; to be called after [`Self::next`] returned `None`.
@@ -293,20 +318,39 @@ impl Inquiry {
         let asked =
             |path: &Path| path.tries > 0 || path.closed || path.way.is_long() || path.way.stands_for().is_some();
         let gone = quiet && nodes.iter().all(|node| self.pruned.contains(node)) && of_these().all(asked);
-        if !closed && !gone && now < self.budget {
+        if !closed && !gone && now < self.end {
             return None;
         }
         Some(match (self.pruned.is_empty(), self.throttled && !closed) {
             (false, _) => Missing::Pruned,
             (true, true) => Missing::Throttled,
+            (true, false) if self.is_unanswered(nodes) => Missing::Unanswered,
             (true, false) => Missing::NotServed,
         })
+    }
+
+    /// Checks if none of these upstreams answers: the last question to each got no answer.
+    pub(super) fn is_unanswered(&self, nodes: &[UpstreamId]) -> bool {
+        nodes.iter().all(|node| self.silent.contains(node))
+    }
+
+    /// Adds time in which no node could have answered.
+    pub(super) fn extend(&mut self, span: Duration) {
+        self.end += span;
     }
 
     /// Records an answer that is not believed yet: a second question may be in flight at once.
     pub(super) fn doubted(&mut self, node: UpstreamId, way: FetchWay, now: Duration) {
         self.width = 2;
+        self.heard(node, false);
         self.again(node, way, now, 1);
+    }
+
+    fn heard(&mut self, node: UpstreamId, silence: bool) {
+        self.silent.retain(|own| *own != node);
+        if silence {
+            self.silent.push(node);
+        }
     }
 
     /// Records that a node's log index lacks a block that should have logs. A question by number would read the same
@@ -330,11 +374,13 @@ impl Inquiry {
 
     /// Records a question that failed.
     pub(super) fn failed(&mut self, node: UpstreamId, way: FetchWay, why: AttemptError, now: Duration) {
+        self.heard(node, why.is_silence());
         let Some(path) = self.again(node, way, now, u32::from(why != AttemptError::Unavailable)) else {
             return;
         };
+        path.is_silent = why == AttemptError::Other(BadAnswer::CallFailed);
         match why {
-            AttemptError::Unavailable | AttemptError::Other(_) => {}
+            AttemptError::Unavailable | AttemptError::NotNow | AttemptError::Other(_) => {}
             AttemptError::Throttled => {
                 path.not_before = now + CONTENTS_THROTTLED.before(path.tries);
                 self.throttled = true;
@@ -383,14 +429,19 @@ impl Inquiry {
         let mut paths = self.paths.iter_mut();
         let path = paths.find(|path| (path.node, path.way) == (node, way))?;
         path.asked = None;
+        path.is_silent = false;
         path.tries += tries;
         path.not_before = now + CONTENTS.before(path.tries.max(1));
         Some(path)
     }
 
-    /// Returns the questions in flight that are late.
-    pub(super) fn late(&self, now: Duration) -> impl Iterator<Item = (UpstreamId, FetchWay)> {
-        let late = move |path: &&Path| path.asked.is_some_and(|(_, late)| late <= now);
+    /// Returns the ways that fail at a node which answers: those in flight that are late, and at `node`, which has just
+    /// answered in another way, those without an answer.
+    pub(super) fn late(&self, node: UpstreamId, now: Duration) -> impl Iterator<Item = (UpstreamId, FetchWay)> {
+        let late = move |path: &&Path| match path.asked {
+            Some((_, late)) => late <= now,
+            None => path.is_silent && path.node == node,
+        };
         self.paths.iter().filter(late).map(|path| (path.node, path.way))
     }
 }

@@ -28,7 +28,7 @@ const RANGE: Duration = Duration::from_secs(2);
 /// Reason why an answer about a block was not used; a metrics label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadAnswer {
-    /// No answer: a fault of the connection, not evidence about the block.
+    /// No answer of a node: a fault of the connection, or an error that means "not now"; not evidence about the block.
     CallFailed,
     /// The node answered with an error.
     NodeError,
@@ -276,6 +276,7 @@ fn answered(answer: Result<Outcome, CallError>) -> Result<Bytes, BadAnswer> {
         Ok(error) => Err(match complaint(&error) {
             Complaint::Pruned => BadAnswer::Pruned,
             Complaint::Unsupported => BadAnswer::NotServed,
+            Complaint::NotNow => BadAnswer::CallFailed,
             Complaint::Throttled | Complaint::Other => BadAnswer::NodeError,
         }),
         Err(_) => Err(BadAnswer::CallFailed),

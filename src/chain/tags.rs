@@ -51,7 +51,7 @@ impl Source {
         match self.pool.call_ours("eth_getBlockByNumber", &params, None, 0).await {
             Ok(Outcome::Result(json)) => read(&json),
             Ok(error) => match complaint(&error) {
-                Complaint::Throttled => Tagged::Unknown,
+                Complaint::Throttled | Complaint::NotNow => Tagged::Unknown,
                 Complaint::Unsupported => Tagged::None,
                 // geth: -39001 "Unknown block", or "finalized block not found" before the first one.
                 Complaint::Pruned | Complaint::Other => Tagged::Refused,

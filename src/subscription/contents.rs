@@ -149,7 +149,9 @@ impl Tables {
             ContentKind::Logs => {
                 self.logs.iter().any(is_open)
                     || self.replays.values().any(ReplayGroup::need_logs)
-                    || self.logs_fresh_until.is_some_and(|until| now < until) && self.cooldown(kind, now).is_none()
+                    || self.logs_fresh_until.is_some_and(|until| now < until)
+                        // Where no node answered, the next answer ends the cool-down.
+                        && matches!(self.cooldown(kind, now), None | Some(Absent::Unanswered))
             }
             ContentKind::Transactions => self.mined.iter().any(is_open),
             ContentKind::Receipts => self.receipts.iter().any(is_open),

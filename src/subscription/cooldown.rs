@@ -1,9 +1,10 @@
-//! Cool-down of new subscriptions after no node gave a block's contents: 1 min, doubling to 1 h. Without it new
-//! subscribers would wait for contents in vain, and be closed, again and again. No I/O, no clock.
+//! Cool-down of new subscriptions after no node gave a block's contents: 1 min, doubling to 1 h; after nodes that did not
+//! answer at all, 1 s, doubling to 1 min. Without it new subscribers would wait for contents in vain, and be closed, again
+//! and again. No I/O, no clock.
 
 use std::time::Duration;
 
-use crate::backoff::COOLDOWN;
+use crate::backoff::{COOLDOWN, COOLDOWN_UNANSWERED};
 use crate::chain::Absent;
 use crate::clock::Moment;
 
@@ -23,7 +24,11 @@ struct Last {
 impl Cooldown {
     /// Starts a cool-down after a failure.
     pub(super) fn begin(&mut self, why: Absent, now: Moment) {
-        let lasts = COOLDOWN.after(self.last.as_ref().map(|last| last.lasts));
+        let waits = match why {
+            Absent::Unanswered => COOLDOWN_UNANSWERED,
+            Absent::NotServed | Absent::Throttled | Absent::UnknownBlock => COOLDOWN,
+        };
+        let lasts = waits.after(self.last.as_ref().map(|last| last.lasts));
         let until = now + lasts;
         self.last = Some(Last { until, lasts, why });
     }
@@ -64,5 +69,18 @@ mod tests {
         assert_eq!(cooldown.now(now + Duration::from_secs(60)), None);
         cooldown.end();
         assert_eq!(cooldown.now(now), None);
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            cooldown.begin(Absent::Unanswered, now);
+            now = now + Duration::from_secs(seconds);
+            assert_eq!(cooldown.now(now), None, "{seconds}");
+        }
+        // A refusal is one, whatever was before.
+        cooldown.end();
+        cooldown.begin(Absent::Unanswered, now);
+        cooldown.begin(Absent::NotServed, now);
+        assert_eq!(
+            cooldown.now(now + Duration::from_millis(59_999)),
+            Some(Absent::NotServed)
+        );
     }
 }

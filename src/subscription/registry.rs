@@ -410,12 +410,13 @@ impl Registry {
             Absent::NotServed => "no node serves them",
             Absent::Throttled => "the nodes' rate limits prevent fetching them",
             Absent::UnknownBlock => "no node knows the block any more",
+            Absent::Unanswered => "no node answers",
         };
         let what = kind.label();
         warn!("{what} of blocks: {reason}; clients that subscribe to them are closed with 1012");
         self.count_loss(match why {
             Absent::UnknownBlock => "unknown_block",
-            Absent::NotServed | Absent::Throttled => not_served(kind),
+            Absent::NotServed | Absent::Throttled | Absent::Unanswered => not_served(kind),
         });
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Endpoint;
 use crate::conduct::Conduct;
-use crate::jsonrpc::{INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
+use crate::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, TIMEOUT};
 use crate::shares::{Full, Owner};
 use crate::telemetry::{Attempt, CallRecord, TraceParent};
 
@@ -283,6 +283,8 @@ pub(crate) enum Complaint {
     Unsupported,
     /// The node no longer has the data: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
     Pruned,
+    /// Nobody looked for the answer; see [`is_not_now`].
+    NotNow,
     /// Any other error: the block is not available yet, the node has a problem, or the answer would be too long.
     Other,
 }
@@ -305,6 +307,9 @@ pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
     let Some(error) = ErrorObject::of(outcome) else {
         return Complaint::Other;
     };
+    if is_not_now(outcome) {
+        return Complaint::NotNow;
+    }
     let message = error.message();
     let too_much = ["result", "range", "response size", "too large", "too many"];
     match error.code {
@@ -370,8 +375,8 @@ fn is_unsupported(error: &ErrorObject) -> bool {
     }
 }
 
-/// Checks if an error says that another node may be able to answer: this one does not offer the method or lacks the
-/// state (messages of geth, reth, Erigon, Nethermind, Besu in this order).
+/// Checks if an error says that another node may be able to answer: this one does not offer the method, was not asked, or
+/// lacks the state (messages of geth, reth, Erigon, Nethermind, Besu in this order).
 pub(super) fn may_succeed_elsewhere(outcome: &Outcome) -> bool {
     let Some(error) = ErrorObject::of(outcome) else {
         return false;
@@ -385,7 +390,7 @@ pub(super) fn may_succeed_elsewhere(outcome: &Outcome) -> bool {
         "no state available",
         "world state unavailable",
     ];
-    is_unsupported(&error) || stateless.iter().any(|words| message.contains(words))
+    is_unsupported(&error) || is_nobody_asked(outcome) || stateless.iter().any(|words| message.contains(words))
 }
 
 /// Checks if an error object says that this node will never serve the request: it does not know the method, or does
@@ -400,6 +405,70 @@ pub(super) fn is_for_good(error: &[u8]) -> bool {
 pub(super) fn is_unknown_method(error: &[u8]) -> bool {
     serde_json::from_slice(error)
         .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
+}
+
+/// Errors of gateways whose nodes cannot be reached, in full: headwater, proxyd (-32011), Ankr (-32055), dRPC (1, 19).
+const NOBODY_ASKED: [(i64, &str); 6] = [
+    (INTERNAL_ERROR as i64, "upstream unavailable"),
+    (INTERNAL_ERROR as i64, "upstream connection lost"),
+    (-32011, "no backend is currently healthy to serve traffic"),
+    (-32055, "no nodes available"),
+    (1, "no available upstreams to process the request"),
+    (19, "temporary internal error. please retry"),
+];
+
+/// Beginning of headwater's error for a block that none of its nodes has reached.
+const NOT_REACHED: &str = "no upstream has reached block ";
+
+/// Words of gateways, and of nodes that start or stop, with any code: the phrases of HTTP statuses 502 to 504, and those of
+/// a connection that was not made.
+const NOT_NOW: [&str; 18] = [
+    "bad gateway",
+    "gateway timeout",
+    "gateway time-out",
+    "service unavailable",
+    "temporarily unavailable",
+    "upstream unavailable",
+    "upstream connection lost",
+    "no backend is currently healthy",
+    "no healthy upstream",
+    "no available upstreams",
+    "upstreams exhausted",
+    "no nodes available",
+    "connection refused",
+    "connection reset",
+    "please retry",
+    "starting up",
+    "is starting",
+    "shutting down",
+];
+
+/// Checks if the error of a client's call is one of [`NOBODY_ASKED`] as a whole: a part of it may be the client's own words.
+pub(super) fn is_nobody_asked(outcome: &Outcome) -> bool {
+    ErrorObject::of(outcome).is_some_and(|error| {
+        let message = error.message();
+        let is_it = |(code, words): &(i64, &str)| error.code == *code && message == *words;
+        let is_not_reached = || {
+            let number = message
+                .strip_prefix(NOT_REACHED)
+                .and_then(|rest| rest.strip_suffix(" yet"));
+            error.code == i64::from(INTERNAL_ERROR) && number.is_some_and(|number| number.parse::<u64>().is_ok())
+        };
+        NOBODY_ASKED.iter().any(is_it) || is_not_reached()
+    })
+}
+
+/// Checks if the answer to a request of our own is no evidence about its subject, and no refusal: a gateway (another
+/// headwater, a load balancer) reached no node in time, or the node starts or stops.
+pub(super) fn is_not_now(outcome: &Outcome) -> bool {
+    if is_nobody_asked(outcome) {
+        return true;
+    }
+    ErrorObject::of(outcome).is_some_and(|error| {
+        let message = error.message();
+        let is_timeout = error.code == i64::from(TIMEOUT) || message.contains("timed out");
+        (is_timeout || NOT_NOW.iter().any(|words| message.contains(words))) && !message.contains("revert")
+    })
 }
 
 /// Words of a rate limit, with any code (gateways use -32601, -32000 and -32603).

@@ -60,6 +60,9 @@ enum End {
     Unanswered(Duration),
     #[error("{0}")]
     Refused(String),
+    /// The error object of a gateway that reaches no node.
+    #[error("{0}")]
+    NotNow(String),
     #[error("its newHeads subscription is dead: the chain advances, but the node announces no heads")]
     HeadsStalled,
     #[error("the node ended its newHeads subscription twice in a row: {0}")]
@@ -76,6 +79,7 @@ impl End {
             Self::NotConnected(error) => error.failure(),
             Self::ConnectTimeout | Self::Silent(_) | Self::Unanswered(_) => Failure::Unanswered,
             Self::Gone(_) => Failure::Gone,
+            Self::NotNow(_) => Failure::Refused,
             Self::Link(_)
             | Self::Refused(_)
             | Self::HeadsStalled

@@ -86,7 +86,7 @@ impl Load {
         state.latency = Some((before.max(took.as_secs_f64()), now));
     }
 
-    /// Records a rate limit, with the wait that the node names.
+    /// Records a rate limit, with the wait that the node names, or a gateway that reaches no node.
     pub(super) fn throttled(&self, now: Instant, after: Option<Duration>) {
         self.0.lock().back_off.refused(now, after, RATE_LIMIT);
     }

@@ -11,7 +11,7 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{attempted, call_throttled, exchange, is_throttled_by_code, may_succeed_elsewhere};
+use super::call::{attempted, call_throttled, exchange, is_nobody_asked, is_throttled_by_code, may_succeed_elsewhere};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
@@ -346,6 +346,9 @@ impl Pool {
         }
         if let Some(after) = call_throttled(&answer) {
             upstream.shared.load.throttled(now, after);
+        } else if answer.as_ref().is_ok_and(is_nobody_asked) {
+            // It may have waited seconds for its node: calls of others need not.
+            upstream.shared.load.throttled(now, None);
         }
         answer
     }

@@ -96,6 +96,15 @@ pub struct Client {
     running: JoinHandle<Diary>,
 }
 
+/// Long wait of a client for its next event.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    pub from: Instant,
+    pub to: Instant,
+    /// Ports to which the client was connected, or tried to connect.
+    pub ports: Vec<u16>,
+}
+
 /// Everything that a client recorded.
 #[derive(Debug, Default)]
 pub struct Diary {
@@ -112,8 +121,8 @@ pub struct Diary {
     pub began_anew: u64,
     /// Number of ended connections by reason.
     pub ends: BTreeMap<String, u64>,
-    /// Long waits for the next event: start and end.
-    pub waits: Vec<(Instant, Instant)>,
+    /// Long waits for the next event.
+    pub waits: Vec<Wait>,
     /// Notifications of unknown subscriptions.
     pub strays: Vec<String>,
     /// Log of connections: time, position as record and event index, and the request or the reason for the end.
@@ -141,6 +150,7 @@ impl Client {
             },
             arrive,
             heard: None,
+            tried: Vec::new(),
             excused: Arc::default(),
         };
         Self {
@@ -238,6 +248,8 @@ struct Life {
     arrive: watch::Sender<Arrived>,
     /// Time of the last event.
     heard: Option<Instant>,
+    /// Ports since the last event: the one from which it came, and those of later connections.
+    tried: Vec<u16>,
     /// `true` if the client itself causes the current wait.
     excused: Arc<AtomicBool>,
 }
@@ -333,6 +345,7 @@ impl Life {
     /// Runs one connection until it ends.
     async fn connection(&mut self) -> End {
         self.ports.rotate_left(1);
+        self.tried.push(self.ports[0]);
         let mut socket = match timeout(HANDSHAKE, connect(self.ports[0])).await {
             Ok(Ok(socket)) => socket,
             Ok(Err(())) => return End::Lost("refused".into()),
@@ -410,8 +423,14 @@ impl Life {
         let before = self.heard.replace(now);
         let excused = self.excused.swap(false, Ordering::SeqCst);
         if let Some(before) = before.filter(|before| self.kinds.heads && !excused && now - *before > WAIT) {
-            self.diary.waits.push((before, now));
+            self.diary.waits.push(Wait {
+                from: before,
+                to: now,
+                ports: self.tried.clone(),
+            });
         }
+        self.tried.clear();
+        self.tried.push(self.ports[0]);
         let result = &params["result"];
         let told = if result.get("parentHash").is_some() {
             let (number, hash, parent) = header(result);

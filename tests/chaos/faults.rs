@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 use crate::chain::MAX_DEPTH;
-use crate::client::Whim;
+use crate::client::{Wait, Whim};
 use crate::webhook::Repeat;
 use crate::world::{Reckoning, World};
 
@@ -187,7 +187,7 @@ impl Faults {
     pub fn waits(&self, reckoning: &Reckoning) -> BTreeMap<&'static str, Duration> {
         let mut longest = BTreeMap::new();
         let waits = reckoning.clients.iter().flat_map(|(_, ended)| &ended.diary.waits);
-        for (from, to) in waits {
+        for Wait { from, to, .. } in waits {
             for fault in &self.0 {
                 if fault.began <= *to && *from <= fault.ended {
                     let wait = longest.entry(fault.kind.words()).or_insert(Duration::ZERO);
@@ -203,7 +203,7 @@ impl Faults {
 pub fn longest_wait(reckoning: &Reckoning) -> String {
     let waits = reckoning.clients.iter();
     let waits = waits.flat_map(|(name, ended)| ended.diary.waits.iter().map(move |wait| (name, wait)));
-    let Some((name, (from, to))) = waits.max_by_key(|(_, (from, to))| *to - *from) else {
+    let Some((name, Wait { from, to, .. })) = waits.max_by_key(|(_, wait)| wait.to - wait.from) else {
         return "nobody waited".into();
     };
     let since = humantime::format_rfc3339_millis(SystemTime::now() - from.elapsed());

@@ -23,6 +23,7 @@ mod client;
 mod event_response;
 mod event_source;
 mod faults;
+mod gaps;
 #[path = "../history/mod.rs"]
 mod history;
 mod link;
@@ -184,7 +185,7 @@ async fn the_loss_of_the_active_upstream_costs_no_event_and_little_time() {
     let failovers = world.proxy.metrics("headwater_failovers_total").await;
     let reckoning = world.reckon().await;
     let waits = reckoning.clients.iter().flat_map(|(_, ended)| &ended.diary.waits);
-    let longest = waits.map(|(from, to)| *to - *from).max().unwrap_or_default();
+    let longest = waits.map(|wait| wait.to - wait.from).max().unwrap_or_default();
     say(&format!(
         "failover: {} events: {}; the longest wait for a head {longest:.1?}; {failovers:?}, {seconds:?}",
         reckoning.events, reckoning.verdict

@@ -1,12 +1,13 @@
 //! Headwaters behind headwaters: edges that have roots as their nodes.
 
 use headwater::config::typed;
-use headwater::devnet::{Block, Devnet};
+use headwater::devnet::{Block, Control, Devnet};
 use headwater::door::ApiKey;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::harness::{Proxy, adopted, node, reorged};
+use crate::harness::{Proxy, adopted, eventually, node, reorged};
 use crate::keys::allow;
 
 /// Starts a root in front of the node, and returns the address at which an edge with the key reaches it.
@@ -140,4 +141,87 @@ async fn a_client_that_moves_between_edges_misses_nothing_while_a_root_ends() {
         mover.expect(reorged(&reorg)).await;
         last = control.head();
     }
+}
+
+/// Makes a gateway of the node that reaches nothing but heads.
+fn cut_off(control: &Control, is_cut: bool) {
+    let contents = ["eth_getLogs", "eth_getBlockReceipts", "eth_getTransactionReceipt"];
+    control.set_faults(|faults| {
+        faults.failing_methods = contents.into_iter().filter(|_| is_cut).map(String::from).collect();
+        faults.failure = (-32603, "upstream unavailable".into());
+    });
+}
+
+/// A gateway reaches no node for several times `node.silence_timeout`, and no block comes. The logs are late, and nobody is
+/// closed.
+#[tokio::test]
+async fn logs_of_a_block_wait_for_a_gateway_that_is_cut_off_from_the_chain() {
+    let node = node().await;
+    let control = node.handle();
+    let proxy = Proxy::start(&[node.ws_url()], |config| {
+        config.node.silence_timeout = Duration::from_millis(300);
+    })
+    .await;
+    proxy.connected().await;
+    let mut client = proxy.client().await;
+    client.subscribe(json!(["newHeads"])).await;
+    client.subscribe(json!(["logs", {}])).await;
+    cut_off(&control, true);
+    let block = control.mine();
+    eventually("it was asked for long", async || {
+        // With the waits between them, 40 questions in three ways take several seconds.
+        proxy
+            .metric("headwater_log_retries_total{reason=\"call_failed\"}")
+            .await
+            >= 40.0
+    })
+    .await;
+    cut_off(&control, false);
+    client.expect(adopted(&[block])).await;
+    assert_eq!(
+        proxy
+            .metric("headwater_continuity_lost_total{reason=\"no_logs\"}")
+            .await,
+        0.0
+    );
+}
+
+/// The same gateway announces blocks, and reaches no node for their logs: that is a loss, and clients learn of it. When it
+/// reaches one again, subscriptions are accepted at the next block, not after a minute.
+#[tokio::test]
+async fn after_a_gateway_that_withheld_logs_subscriptions_are_accepted_at_once() {
+    let node = node().await;
+    let control = node.handle();
+    let proxy = Proxy::start(&[node.ws_url()], |config| {
+        config.node.silence_timeout = Duration::from_millis(300);
+    })
+    .await;
+    proxy.connected().await;
+    let mut heads = proxy.client().await;
+    heads.subscribe(json!(["newHeads"])).await;
+    for _ in 0..2 {
+        let mut client = proxy.client().await;
+        eventually("a subscription", async || {
+            control.mine();
+            client.call("eth_subscribe", json!(["logs", {}])).await["result"].is_string()
+        })
+        .await;
+        cut_off(&control, true);
+        let closing = client.closed();
+        let mining = async {
+            loop {
+                control.mine();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let (_, code, _) = tokio::select! { closed = closing => closed, () = mining => unreachable!("it has no end") };
+        assert_eq!(code, 1012);
+        let refused = proxy.client().await.call("eth_subscribe", json!(["logs", {}])).await;
+        assert_eq!(refused["error"]["code"], -32000, "{refused}");
+        cut_off(&control, false);
+    }
+    let losses = proxy
+        .metric("headwater_continuity_lost_total{reason=\"no_logs\"}")
+        .await;
+    assert_eq!(losses, 2.0);
 }

@@ -118,6 +118,7 @@ impl Source {
                 Complaint::Throttled => AttemptError::Throttled,
                 Complaint::Unsupported => AttemptError::NotServed,
                 Complaint::Pruned => AttemptError::Pruned,
+                Complaint::NotNow => AttemptError::NotNow,
                 Complaint::Other => AttemptError::Other(BadAnswer::NodeError),
             },
             Err(CallError::Unavailable) => AttemptError::Unavailable,

@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{AttemptError, FetchWay};
+use super::{AttemptError, BadAnswer, FetchWay};
 use crate::backoff::{PUT_OFF, PUT_OFF_THROTTLED};
 use crate::upstream::UpstreamId;
 
-/// Consecutive failures after which a way is put off; [`AttemptError::Unavailable`], [`AttemptError::Pruned`] and
-/// [`AttemptError::TooLong`] do not count.
+/// Consecutive failures after which a way is put off; [`AttemptError::Unavailable`], [`AttemptError::NotNow`],
+/// [`AttemptError::Pruned`] and [`AttemptError::TooLong`] do not count.
 const STRIKES: u32 = 3;
+
+/// Least time between two failures without an answer that count: when a node returns, all blocks that waited for it have
+/// one.
+const APART: Duration = Duration::from_secs(1);
 
 /// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded;
 /// [`Self::retain`] drops upstreams that have left.
@@ -22,6 +26,8 @@ pub(in crate::chain) struct Record {
 #[derive(Debug, Default)]
 struct Row {
     strikes: u32,
+    /// Time of the last failure without an answer that counted.
+    unanswered: Option<Duration>,
     put_off: Option<PutOff>,
     /// Duration of the last useful answer.
     took: Option<Duration>,
@@ -96,8 +102,14 @@ impl Record {
         let row = self.rows.entry((node, way)).or_default();
         let of_the_block = matches!(
             why,
-            AttemptError::Unavailable | AttemptError::Pruned | AttemptError::TooLong
+            AttemptError::Unavailable | AttemptError::NotNow | AttemptError::Pruned | AttemptError::TooLong
         );
+        if why == AttemptError::Other(BadAnswer::CallFailed) {
+            if row.unanswered.is_some_and(|at| clock < at + APART) {
+                return false;
+            }
+            row.unanswered = Some(clock);
+        }
         row.strikes += u32::from(!of_the_block);
         let waits = match why {
             _ if of_the_block => return false,

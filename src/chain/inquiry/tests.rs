@@ -2,6 +2,7 @@ use super::*;
 
 const BUDGET: Duration = Duration::from_secs(10);
 const OTHER: AttemptError = AttemptError::Other(BadAnswer::NodeError);
+const SILENCE: AttemptError = AttemptError::Other(BadAnswer::CallFailed);
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -114,6 +115,8 @@ fn it_ends_whatever_is_answered() {
         (2, Some(OTHER), "NotServed @10"),
         (1, None, "NotServed @10"),
         (3, None, "NotServed @10"),
+        (1, Some(SILENCE), "Unanswered @10"),
+        (2, Some(AttemptError::NotNow), "Unanswered @10"),
     ] {
         for ways in [
             &FetchWay::LOGS[..],
@@ -302,4 +305,62 @@ fn three_failures_in_a_row_put_a_way_off_and_a_reconnection_does_not_end_that() 
     assert!(record.failed(UpstreamId(1), way, AttemptError::Throttled, ms(0)));
     assert!(record.offers(UpstreamId(1), way, ms(1_000)));
     assert!(!record.failed(UpstreamId(1), way, AttemptError::Unavailable, ms(1_000)));
+}
+
+#[test]
+fn time_is_added_while_no_node_answers() {
+    let mut world = World::new(2, &FetchWay::LOGS);
+    let nodes = world.nodes.clone();
+    assert!(!world.inquiry.is_unanswered(&nodes), "none was asked");
+    for (why, node, expected) in [
+        (SILENCE, 0, false),
+        (AttemptError::NotNow, 1, true),
+        (OTHER, 0, false),
+        (AttemptError::Unavailable, 0, true),
+        (AttemptError::NotServed, 1, false),
+        (SILENCE, 1, true),
+        (AttemptError::Broken, 1, false),
+    ] {
+        world.inquiry.failed(UpstreamId(node), FetchWay::LogsByHash, why, ms(1));
+        assert_eq!(world.inquiry.is_unanswered(&nodes), expected, "{node} {why:?}");
+    }
+    world.inquiry.doubted(UpstreamId(0), FetchWay::LogsByHash, ms(1));
+    assert!(!world.inquiry.is_unanswered(&nodes));
+    let mut world = World::new(1, &FetchWay::LOGS);
+    world.inquiry.extend(5 * BUDGET);
+    assert!(world.ask(|_| Some(SILENCE)).ends_with("Unanswered @60"));
+    let mut world = World::new(1, &FetchWay::LOGS);
+    world.inquiry.extend(BUDGET);
+    let asked = world.next(BUDGET).expect("a question");
+    assert_eq!(asked.within, BUDGET / 2, "not what is left of the budget");
+}
+
+#[test]
+fn a_way_without_an_answer_counts_once_the_node_answers_in_another() {
+    let (node, other) = (UpstreamId(0), UpstreamId(1));
+    let mut world = World::new(2, &FetchWay::LOGS);
+    for (node, why) in [
+        (node, SILENCE),
+        (other, SILENCE),
+        (node, AttemptError::NotNow),
+        (other, AttemptError::Unavailable),
+    ] {
+        let asked = world.next(ms(0)).expect("a question");
+        assert_eq!(asked.node, node);
+        world.inquiry.failed(asked.node, asked.way, why, ms(1));
+    }
+    let late: Vec<_> = world.inquiry.late(node, ms(2)).collect();
+    assert_eq!(late, [(node, FetchWay::LogsByHash)]);
+    // The blocks that waited for a node that is back count as one, and those of a node that hangs do not.
+    let (mut record, way) = (Record::default(), FetchWay::LogsByHash);
+    for at in [0, 1, 2, 999, 1_000, 1_999] {
+        assert!(!record.failed(node, way, SILENCE, ms(at)), "{at}");
+    }
+    assert!(record.failed(node, way, SILENCE, ms(2_000)));
+    for at in 0..10 {
+        assert!(
+            !record.failed(other, way, AttemptError::NotNow, ms(at * 10_000)),
+            "{at}"
+        );
+    }
 }

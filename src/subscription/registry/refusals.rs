@@ -32,6 +32,9 @@ impl Registry {
         let what = kind.label();
         let words = match self.tables.lock().cooldown(kind, self.clock.now())? {
             Absent::NotServed | Absent::UnknownBlock => format!("the node does not serve the {what} of its blocks"),
+            Absent::Unanswered => {
+                format!("the node does not answer calls for the {what} of its blocks, try again later")
+            }
             Absent::Throttled => {
                 format!("the node's rate limit prevents fetching the {what} of its blocks, try again later")
             }

@@ -144,3 +144,70 @@ fn what_an_error_says_of_our_own_question() {
         assert_eq!(complaint(&Outcome::Error(odd.into())), Other, "{odd}");
     }
 }
+
+/// One row for each spelling of a gateway without a node, or of a node that starts or stops: whether it is one to our own
+/// question, and whether a client's call goes to another upstream and spares this one for a while.
+#[test]
+fn what_means_not_now_rather_than_never() {
+    for (code, message, is_ours, is_clients) in [
+        // Another headwater.
+        (-32603, "upstream unavailable", true, true),
+        (-32603, "upstream connection lost", true, true),
+        (-32603, "no upstream has reached block 17 yet", true, true),
+        (-32002, "request timed out", true, false),
+        // proxyd, Ankr, dRPC, and others.
+        (-32011, "no backend is currently healthy to serve traffic", true, true),
+        (-32055, "No nodes available", true, true),
+        (1, "no available upstreams to process the request", true, true),
+        (19, "Temporary internal error. Please retry", true, true),
+        (-32000, "503 Service Unavailable", true, false),
+        (-32000, "502 Bad Gateway", true, false),
+        (-32603, "504 Gateway Time-out", true, false),
+        (-32601, "the method eth_getLogs is temporarily unavailable", true, false),
+        (
+            -32000,
+            "dial tcp 10.0.0.1:8545: connect: connection refused",
+            true,
+            false,
+        ),
+        (-32000, "the node is starting up", true, false),
+        (-32000, "server is shutting down", true, false),
+        (-32000, "filter query timed out", true, false),
+        (-32002, "", true, false),
+        // Words of a client, in errors of whatever code.
+        (3, "execution reverted: upstream unavailable", false, false),
+        (-32603, "execution reverted: service unavailable", false, false),
+        (-32603, "upstream unavailable: 0x", true, false),
+        (-32000, "upstream unavailable", true, false),
+        (-32603, "no upstream has reached block x yet", false, false),
+        // Refusals, and evidence about the block.
+        (
+            -32601,
+            "the method eth_getLogs does not exist/is not available",
+            false,
+            false,
+        ),
+        (-32000, "eth_getBlockReceipts is not available", false, false),
+        (4444, "pruned history unavailable", false, false),
+        (-32000, "world state unavailable", false, false),
+        (-32000, "block not available yet", false, false),
+        (-32001, "resource not found", false, false),
+        (-32005, "limit exceeded", false, false),
+        (-32603, "internal error", false, false),
+        (-32603, "upstream answered for another hash", false, false),
+        (-32603, "the node closes its connection on this call", false, false),
+    ] {
+        let error = serde_json::json!({"code": code, "message": message}).to_string();
+        let answer = Outcome::Error(error.clone().into());
+        assert_eq!(
+            (is_not_now(&answer), is_nobody_asked(&answer)),
+            (is_ours, is_clients),
+            "{error}"
+        );
+        assert_eq!(complaint(&answer) == Complaint::NotNow, is_ours, "{error}");
+        assert!(!is_clients || may_succeed_elsewhere(&answer), "{error}");
+    }
+    assert!(!is_not_now(&Outcome::Result(
+        r#"{"code":-32603,"message":"upstream unavailable"}"#.into()
+    )));
+}

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::{End, FeedState, Purpose, Serving, text};
 use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::Outcome;
-use crate::upstream::call::is_throttled;
+use crate::upstream::call::{is_not_now, is_throttled};
 use crate::upstream::identity::{Doubt, Genesis, has_no_chain_id};
 use crate::upstream::{BestEffortEvent, HeadReport};
 
@@ -41,7 +41,15 @@ impl Serving {
                 doubt.answered(&outcome);
                 self.doubted(doubt).await?;
             }
-            (Purpose::ChainId | Purpose::NetworkId, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
+            (Purpose::ChainId | Purpose::NetworkId | Purpose::Latest, Outcome::Error(error)) => {
+                let why = text(&error);
+                let is_not_now = is_not_now(&Outcome::Error(error));
+                return Err(if is_not_now {
+                    End::NotNow(why)
+                } else {
+                    End::Refused(why)
+                });
+            }
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
             (Purpose::Subscribe(feed), outcome @ Outcome::Error(_)) if feed.is_throttled(&outcome) => {
                 self.put_off(feed, outcome);
@@ -79,7 +87,6 @@ impl Serving {
                 }
             }
             (Purpose::Probe, Outcome::Result(json)) => self.probed(json).await?,
-            (Purpose::Latest, Outcome::Error(error)) => return Err(End::Refused(text(&error))),
             (Purpose::Syncing, Outcome::Result(json)) => self.shared.best_effort(BestEffortEvent::Syncing(json)),
             (Purpose::Syncing | Purpose::Probe | Purpose::Ignored, _) => {}
         }
