@@ -9,7 +9,8 @@
 //!
 //! A receiver of webhooks is a process too ([`webhook`]).
 //!
-//! [`tree`] does the same to two roots and three edges, between which clients move.
+//! [`tree`] does the same to two roots and three edges, between which clients move; [`quotas`] counts what one address is
+//! admitted at two edges.
 //!
 //! `cargo test --test chaos` runs for seconds, `make chaos` for minutes. The seed decides what happens, but not to the
 //! millisecond: these are real processes.
@@ -29,7 +30,9 @@ mod history;
 mod link;
 mod node;
 mod process;
+mod processes;
 mod proxy;
+mod quotas;
 mod session;
 mod tree;
 mod view;

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::keccak256;
 use headwater::devnet::{self, Block, Control, Devnet};
-use headwater::door::ApiKey;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -27,6 +26,7 @@ use crate::faults::{HANG, longest_wait};
 use crate::gaps::{Gaps, Outage};
 use crate::history::{CanonBlock, Canonical, Log, Verdict};
 use crate::link::Link;
+use crate::processes::Processes;
 use crate::proxy::Proxy;
 use crate::view::Kinds;
 use crate::world::Reckoning;
@@ -35,9 +35,8 @@ use crate::{TURN, say, setting};
 /// Number of the last block before the clients start; no reorg goes below it.
 const FIRST: u64 = 10;
 
-/// Time limit for the last blocks to reach all clients: an edge whose roots all lacked their node for longer than the
-/// silence timeout refuses subscriptions to logs for a minute.
-const ARRIVE: Duration = Duration::from_secs(180);
+/// Time limit for the last blocks to reach all clients.
+const ARRIVE: Duration = Duration::from_secs(60);
 
 /// Most faults at a time, besides those of clients.
 const AT_ONCE: usize = 2;
@@ -142,32 +141,13 @@ impl Tree {
             let all = (0..=FIRST).map(|number| seen(chain.block_at(number).expect("it is kept")));
             all.collect()
         });
-        let key = ApiKey::random();
-        let secret = directory.path().join("secret");
-        std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
-        let fleet = format!("[fleet]\nsecret_file = {secret:?}\n");
-        let (root_file, edge_file) = (directory.path().join("root.toml"), directory.path().join("edge.toml"));
-        let keys = format!("[keys.edges]\nhash = \"{}\"\nedge = true\n", key.digest());
-        std::fs::write(&root_file, format!("{fleet}{keys}")).unwrap();
-        std::fs::write(&edge_file, fleet).unwrap();
-        let (mut node_links, mut roots, mut links, mut edges) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for name in ["root-a", "root-b"] {
-            let link = Link::to(node.address().port()).await;
-            let upstream = format!("ws://127.0.0.1:{}", link.port);
-            let root = Proxy::start(directory.path(), name, &[upstream], Some(&root_file)).await;
-            node_links.push(link);
-            roots.push(Arc::new(root));
-        }
-        for name in ["edge-1", "edge-2", "edge-3"] {
-            let mut upstreams = Vec::new();
-            for root in &roots {
-                let link = Link::to(root.port).await;
-                upstreams.push(format!("ws://127.0.0.1:{}/{}", link.port, key.reveal()));
-                links.push(link);
-            }
-            let edge = Proxy::start(directory.path(), name, &upstreams, Some(&edge_file)).await;
-            edges.push(Arc::new(edge));
-        }
+        let edges = ["edge-1", "edge-2", "edge-3"];
+        let Processes {
+            node_links,
+            roots,
+            links,
+            edges,
+        } = Processes::start(directory.path(), node.address().port(), &edges, "").await;
         let token = control.with_chain(|chain| chain.tokens()[0]);
         let kinds = |heads, logs| Kinds { heads, logs };
         let wishes = [
@@ -376,7 +356,6 @@ impl Tree {
     }
 }
 
-#[ignore = "takes minutes, and a machine of its own: make chaos SHAPE=tree"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_in_a_tree_costs_no_client_an_event() {
     let _turn = TURN.read().await;

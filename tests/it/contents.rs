@@ -478,7 +478,9 @@ async fn contents_that_are_late_show_in_ready_and_in_a_metric() {
     let page = proxy.admin("/ready").await.body;
     assert!(page.contains("logs of a block are missing"), "{page}");
     assert!(proxy.metric("headwater_contents_awaited_seconds{kind=\"logs\"}").await > 0.0);
-    // In the end the client that waited is closed, and no client waits any more.
+    // A node that announces blocks withholds their logs: in the end the client that waited is closed, and no client waits
+    // any more.
+    blocks.push(node.mine(Mine::logs(1)));
     let (_, code, _) = watcher.closed().await;
     assert_eq!(code, 1012);
     proxy.ready().await;
