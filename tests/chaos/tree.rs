@@ -55,12 +55,14 @@ enum Kind {
     EdgeEnded,
     LinkSwallowed,
     NodeLinkSwallowed,
+    /// Both roots lose the node at once, most times for longer than the silence timeout.
+    NodeSwallowed,
     ClientMoved,
     ClientStalled,
 }
 
 impl Kind {
-    const DRAWN: [Self; 12] = [
+    const DRAWN: [Self; 13] = [
         Self::RootKilled,
         Self::RootStopped,
         Self::RootEnded,
@@ -70,6 +72,7 @@ impl Kind {
         Self::LinkSwallowed,
         Self::LinkSwallowed,
         Self::NodeLinkSwallowed,
+        Self::NodeSwallowed,
         Self::ClientMoved,
         Self::ClientMoved,
         Self::ClientStalled,
@@ -83,6 +86,7 @@ impl Kind {
             Self::EdgeStopped => 200..3_000,
             Self::RootEnded | Self::EdgeEnded => 50..1_500,
             Self::LinkSwallowed | Self::NodeLinkSwallowed => 300..6_000,
+            Self::NodeSwallowed => 1_000..7_000,
             Self::ClientMoved => 1..3_000,
             Self::ClientStalled => 500..6_000,
         }
@@ -213,7 +217,7 @@ impl Tree {
             self.rng.random_range(0..self.links.len()),
             self.one(|tree| &tree.node_links[..]),
         );
-        let link = self.links[at].clone();
+        let (link, node_links) = (self.links[at].clone(), self.node_links.clone());
         let of_edge = match kind {
             Kind::EdgeKilled | Kind::EdgeStopped | Kind::EdgeEnded => Some(edge.port),
             Kind::LinkSwallowed => Some(self.edges[at / self.roots.len()].port),
@@ -232,6 +236,10 @@ impl Tree {
                 Kind::EdgeEnded => edge.restart(lasts).await,
                 Kind::LinkSwallowed => link.swallow(lasts).await,
                 Kind::NodeLinkSwallowed => node_link.swallow(lasts).await,
+                Kind::NodeSwallowed => {
+                    let all = node_links.iter().map(|link| link.swallow(lasts));
+                    futures_util::future::join_all(all).await;
+                }
                 Kind::ClientMoved | Kind::ClientStalled => {
                     let whim = match kind {
                         Kind::ClientMoved => Whim::Away(lasts),
