@@ -187,6 +187,7 @@ pub(super) fn raw(outcome: Result<(), StreamRefusal>, page: Option<HeaderValue>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jsonrpc::error;
     use crate::telemetry::{Carrier, Recorder};
 
     fn read(query: &str, last: Option<&str>) -> Result<(String, Option<String>), String> {

@@ -63,6 +63,10 @@ const RECOVERY: Duration = Duration::from_secs(120);
 /// Time without any event after which no further event is expected.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// Pause in real time within a step of waiting: bytes in transit between sockets, and files, take real time, of which a
+/// simulation has hardly any.
+const REAL: Duration = Duration::from_micros(200);
+
 /// Executes a plan.
 pub fn run(plan: &Plan) -> Outcome {
     // Upstreams wait before they reconnect, with jitter from this thread's generator.
@@ -196,7 +200,10 @@ async fn simulate(plan: &Plan) -> Outcome {
     let mut fleet = Fleet::start(plan).await;
     let progress = fleet.progress();
     let contracts = fleet.leader().with_chain(|chain| chain.tokens().to_vec());
-    let folder = tempfile::tempdir().unwrap();
+    // In memory where that is at hand: a flush of a disk takes real time, of which a simulation has hardly any.
+    let folder = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
     let mut setup = Setup {
         plan,
         file: folder.path().join("headwater.toml"),
@@ -334,6 +341,7 @@ async fn recover(fleet: &mut Fleet, clients: &[Client], consumers: &[Box<dyn Con
     while waited < RECOVERY && !consumers.iter().all(|client| client.has_arrived(&canonical)) {
         step().await;
         waited += STEP;
+        std::thread::sleep(REAL);
     }
     let without = consumers.iter().filter(|client| !client.has_arrived(&canonical));
     let words = without.map(|client| format!("{}: without the newest blocks", client.name()));
@@ -369,8 +377,7 @@ async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
             if waited > Duration::from_secs(15) && clients.iter().all(arrived) {
                 return Vec::new();
             }
-            // Bytes in transit between sockets take real time, of which a simulation has hardly any.
-            std::thread::sleep(Duration::from_micros(200));
+            std::thread::sleep(REAL);
         }
     }
     clients

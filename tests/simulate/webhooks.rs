@@ -118,7 +118,7 @@ impl WebhookReceiver {
         let mut rng = StdRng::seed_from_u64(plan.seed.rotate_left(44) ^ (0x3eb + at));
         let of = Of::draw(at, plan.history as u64, &mut rng);
         let first = rng.random_ratio(1, 2).then(|| INITIAL_BLOCKS - rng.random_range(0..8));
-        let batch = [3, 20, 100][rng.random_range(0..3)];
+        let batch = [5, 20, 100][rng.random_range(0..3)];
         let mut story = Story::new(of, contracts);
         if let Some(first) = first {
             story.begin(true, first);
