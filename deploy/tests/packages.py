@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,50 @@ def taken_apart(package, folder):
     return [line.split()[1] for line in kept.stdout.splitlines() if line.split()[0] == "cn"]
 
 
+def in_root(root, package):
+    """The commands that install, remove and (a .deb) purge a package in a folder of its own; no script of it has to run there."""
+    if package.suffix == ".deb":
+        dpkg = ["dpkg", f"--root={root}", "--force-not-root", "--log=/dev/null"]
+        return [*dpkg, "--install", package], [*dpkg, "--remove", "headwater"], [*dpkg, "--purge", "headwater"]
+    rpm = ["rpm", "--root", root, "--dbpath", "/var/lib/rpm"]
+    return [*rpm, "--install", "--ignorearch", "--ignoreos", package], [*rpm, "--erase", "headwater"], None
+
+
+def installed_and_removed(package, folder):
+    """What is wrong after an installation, and after a removal that must leave a changed configuration alone."""
+    root = pathlib.Path(folder)
+    (root / "var/lib/dpkg/info").mkdir(parents=True)
+    (root / "var/lib/dpkg/updates").mkdir()
+    (root / "var/lib/dpkg/status").touch()
+    config = root / "etc/headwater/headwater.toml"
+    own = lambda: sorted(str(path.relative_to(root)) for path in root.rglob("*") if "headwater" in path.name and "var/lib" not in str(path))
+
+    def run(command):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return [f"{package.name}: {command[0]}: {done.stderr.strip() or done.stdout.strip()}"] if done.returncode else []
+
+    install, remove, purge = in_root(root, package)
+    yield from run(install)
+    if not (root / "usr/bin/headwater").is_file() or not config.is_file():
+        yield f"{package.name}: installed are only {own()}"
+        return
+    config.write_text(config.read_text() + "# changed\n")
+    yield from run(remove)
+    kept = "etc/headwater/headwater.toml" + ("" if purge else ".rpmsave")
+    if own() != ["etc/headwater", kept]:
+        yield f"{package.name}: removed, it leaves {own()}"
+    if purge:
+        yield from run(purge)
+        if own():
+            yield f"{package.name}: purged, it leaves {own()}"
+
+
 def try_out(package):
+    with tempfile.TemporaryDirectory() as folder:
+        # rpm changes its root, which takes rights.
+        if package.suffix == ".deb" or os.geteuid() == 0 and shutil.which("rpm"):
+            yield from installed_and_removed(package, folder)
+            print(f"{package.name}: installed, removed")
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         kept = taken_apart(package, root)
