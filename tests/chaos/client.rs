@@ -28,7 +28,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Shortest and longest wait between two connections.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// Minimum wait between two events that is recorded; blocks are mined more often than that.
-const WAIT: Duration = Duration::from_millis(600);
+pub const WAIT: Duration = Duration::from_millis(600);
 
 /// `Transfer(address,address,uint256)`.
 const TRANSFER: B256 = alloy_primitives::b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");

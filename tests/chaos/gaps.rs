@@ -1,8 +1,9 @@
 //! Waits of clients in a tree, and the faults that explain them.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::client::Wait;
+use crate::client::{WAIT, Wait};
 use crate::tree::BLOCK_TIME;
 use crate::world::Reckoning;
 
@@ -31,8 +32,10 @@ pub struct Outage {
 pub struct Gaps {
     /// Longest part of a wait in which no fault ran that the client may have noticed.
     pub beyond: Duration,
-    /// Longest wait amid nothing but the loss of one root.
-    pub root_lost: Duration,
+    /// Longest wait amid nothing but the loss of one root, of those that are recorded.
+    root_lost: Option<Duration>,
+    /// Number of roots that were killed while nothing else failed.
+    roots_lost: usize,
     /// Waits whose part without a fault exceeds [`AFTER`] and the time between two blocks.
     pub too_long: Vec<String>,
 }
@@ -40,6 +43,11 @@ pub struct Gaps {
 impl Gaps {
     pub fn of(reckoning: &Reckoning, outages: &[Outage]) -> Self {
         let mut gaps = Self::default();
+        let alone = |outage: &&Outage| {
+            let overlaps = |other: &&Outage| other.began < outage.ended + AFTER && outage.began < other.ended + AFTER;
+            outage.is_root_killed && outages.iter().filter(overlaps).count() == 1
+        };
+        gaps.roots_lost = outages.iter().filter(alone).count();
         for (name, ended) in &reckoning.clients {
             for wait in &ended.diary.waits {
                 gaps.add(name, wait, outages);
@@ -71,11 +79,33 @@ impl Gaps {
         if let [only] = near[..]
             && only.is_root_killed
         {
-            self.root_lost = self.root_lost.max(gap);
+            self.root_lost = self.root_lost.max(Some(gap));
             if gap > BLOCK_TIME + ROOT_LOST + BUSY {
                 self.too_long
                     .push(format!("{name}: {gap:.1?} when one root was killed"));
             }
         }
+    }
+}
+
+impl fmt::Display for Gaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { beyond, roots_lost, .. } = self;
+        write!(
+            f,
+            "time in a gap without a fault at most {beyond:.1?} (limit {:.1?}); ",
+            AFTER + BLOCK_TIME
+        )?;
+        match self.root_lost {
+            Some(longest) => write!(f, "longest gap when one root alone was killed {longest:.1?}")?,
+            None => write!(f, "no gap above {WAIT:?} when one root alone was killed")?,
+        }
+        let limit = BLOCK_TIME + ROOT_LOST;
+        write!(
+            f,
+            " ({roots_lost} times, limit {limit:.1?}); {} too long {:?}",
+            self.too_long.len(),
+            self.too_long
+        )
     }
 }
