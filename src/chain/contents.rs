@@ -210,9 +210,15 @@ impl Source {
                 self.not_found(what, header, missing);
                 return Err(missing);
             }
-            let (question, took, answer) = tokio::select! {
-                Some(answered) = under_way.next(), if !under_way.is_empty() => answered,
-                () = tokio::time::sleep(inquiry.wake(now).saturating_sub(now)) => continue,
+            let (wait, since) = (inquiry.wake(now).saturating_sub(now), Instant::now());
+            let answered = tokio::select! {
+                answered = under_way.next(), if !under_way.is_empty() => answered,
+                () = tokio::time::sleep(wait) => None,
+            };
+            // Beyond the wait this process did not run: it was stopped, or its machine. The nodes may have answered.
+            idle += since.elapsed().saturating_sub(wait);
+            let Some((question, took, answer)) = answered else {
+                continue;
             };
             let Question { node, way, .. } = question;
             let now = begun.elapsed().saturating_sub(idle);
@@ -225,7 +231,7 @@ impl Source {
                     }
                     self.count_retry(what, why.label());
                     // Without an answer: counted below, once the node has answered in another way.
-                    if !why.is_silence() && record.lock().failed(node, way, why, since.elapsed()) {
+                    if !why.is_no_failure() && record.lock().failed(node, way, why, since.elapsed()) {
                         let (address, why) = (self.pool.address(node), why.label());
                         warn!("upstream {address}: cannot fetch {what} by {way:?} for now ({why}); using other ways");
                     }

@@ -109,9 +109,14 @@ pub(super) enum AttemptError {
 }
 
 impl AttemptError {
-    /// Checks if there was no answer, from which nothing follows about the block or the way. A lost connection is not
-    /// among these: nodes end it over calls, too.
-    pub(super) fn is_silence(self) -> bool {
+    /// Checks if there was no answer, from which nothing follows about the block.
+    fn is_silence(self) -> bool {
+        self == Self::Broken || self.is_no_failure()
+    }
+
+    /// Checks if nothing follows about the way either. From a lost connection something does: nodes end it over calls,
+    /// too.
+    pub(super) fn is_no_failure(self) -> bool {
         matches!(
             self,
             Self::Unavailable | Self::NotNow | Self::Other(BadAnswer::CallFailed)
@@ -324,7 +329,7 @@ impl Inquiry {
         Some(match (self.pruned.is_empty(), self.throttled && !closed) {
             (false, _) => Missing::Pruned,
             (true, true) => Missing::Throttled,
-            (true, false) if self.is_unanswered(nodes) => Missing::Unanswered,
+            (true, false) if !closed && self.is_unanswered(nodes) => Missing::Unanswered,
             (true, false) => Missing::NotServed,
         })
     }

@@ -15,6 +15,9 @@ const STRIKES: u32 = 3;
 /// one.
 const APART: Duration = Duration::from_secs(1);
 
+/// The same for lost connections, each of which ends all calls on it. Less than the wait before a repeat.
+const BROKEN_APART: Duration = Duration::from_millis(30);
+
 /// Experience with each way from earlier blocks. One entry for each upstream and way, so its size is bounded;
 /// [`Self::retain`] drops upstreams that have left.
 #[derive(Debug, Default)]
@@ -26,8 +29,8 @@ pub(in crate::chain) struct Record {
 #[derive(Debug, Default)]
 struct Row {
     strikes: u32,
-    /// Time of the last failure without an answer that counted.
-    unanswered: Option<Duration>,
+    /// Time of the last failure without an answer, or by a lost connection, that counted.
+    struck: Option<Duration>,
     put_off: Option<PutOff>,
     /// Duration of the last useful answer.
     took: Option<Duration>,
@@ -104,11 +107,16 @@ impl Record {
             why,
             AttemptError::Unavailable | AttemptError::NotNow | AttemptError::Pruned | AttemptError::TooLong
         );
-        if why == AttemptError::Other(BadAnswer::CallFailed) {
-            if row.unanswered.is_some_and(|at| clock < at + APART) {
+        let apart = match why {
+            AttemptError::Other(BadAnswer::CallFailed) => Some(APART),
+            AttemptError::Broken => Some(BROKEN_APART),
+            _ => None,
+        };
+        if let Some(apart) = apart {
+            if row.struck.is_some_and(|at| clock < at + apart) {
                 return false;
             }
-            row.unanswered = Some(clock);
+            row.struck = Some(clock);
         }
         row.strikes += u32::from(!of_the_block);
         let waits = match why {

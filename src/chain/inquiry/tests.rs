@@ -285,22 +285,23 @@ fn three_failures_in_a_row_put_a_way_off_and_a_reconnection_does_not_end_that() 
     let (node, way) = (UpstreamId(0), FetchWay::LogsByHash);
     let mut record = Record::default();
     record.connected(node, 1);
-    for _ in 0..2 {
-        assert!(!record.failed(node, way, AttemptError::Broken, ms(0)));
+    for at in [0, 40] {
+        assert!(!record.failed(node, way, AttemptError::Broken, ms(at)));
     }
     record.works(node, way, ms(5));
-    for _ in 0..2 {
-        assert!(!record.failed(node, way, AttemptError::Broken, ms(0)));
+    // All calls on one connection end together.
+    for at in [0, 0, 1, 29, 40, 41] {
+        assert!(!record.failed(node, way, AttemptError::Broken, ms(at)));
     }
     assert!(record.offers(node, way, ms(0)));
     assert!(
-        record.failed(node, way, AttemptError::Broken, ms(0)),
+        record.failed(node, way, AttemptError::Broken, ms(80)),
         "once, to be said aloud"
     );
-    assert!(!record.failed(node, way, AttemptError::Broken, ms(1)));
+    assert!(!record.failed(node, way, AttemptError::Broken, ms(120)));
     record.connected(node, 2);
-    assert!(!record.offers(node, way, ms(59_999)));
-    assert!(record.offers(node, way, ms(60_000)));
+    assert!(!record.offers(node, way, ms(60_079)));
+    assert!(record.offers(node, way, ms(60_080)));
     // A rate limit passes sooner.
     assert!(record.failed(UpstreamId(1), way, AttemptError::Throttled, ms(0)));
     assert!(record.offers(UpstreamId(1), way, ms(1_000)));
@@ -319,7 +320,8 @@ fn time_is_added_while_no_node_answers() {
         (AttemptError::Unavailable, 0, true),
         (AttemptError::NotServed, 1, false),
         (SILENCE, 1, true),
-        (AttemptError::Broken, 1, false),
+        (AttemptError::TooLong, 1, false),
+        (AttemptError::Broken, 1, true),
     ] {
         world.inquiry.failed(UpstreamId(node), FetchWay::LogsByHash, why, ms(1));
         assert_eq!(world.inquiry.is_unanswered(&nodes), expected, "{node} {why:?}");
