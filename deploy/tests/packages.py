@@ -143,8 +143,9 @@ def try_out(package):
     with tempfile.TemporaryDirectory() as folder:
         # rpm changes its root, which takes rights.
         if package.suffix == ".deb" or os.geteuid() == 0 and shutil.which("rpm"):
-            yield from installed_and_removed(package, folder)
-            print(f"{package.name}: installed, removed")
+            found = list(installed_and_removed(package, folder))
+            yield from found
+            print(f"{package.name}: {'not ' if found else ''}installed and removed")
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         kept = taken_apart(package, root)
