@@ -269,7 +269,8 @@ impl Tree {
         let mut next_fault = begin + Duration::from_secs(1);
         let (mut next_line, mut next_block) = (begin + Duration::from_secs(10), begin);
         let mut deck = Vec::new();
-        while begin.elapsed() < duration {
+        // Blocks are mined until the last fault is over: without one, every client would wait.
+        while begin.elapsed() < duration || !running.is_empty() || !moving.is_empty() {
             next_block += Duration::from_millis(self.rng.random_range(200..BLOCK_TIME.as_millis() as u64));
             sleep_until(next_block).await;
             if self.rng.random_bool(0.08) {
@@ -285,7 +286,7 @@ impl Tree {
                 done.push(fault.unwrap());
             }
             let now = tokio::time::Instant::now();
-            if now >= next_fault {
+            if now >= next_fault && begin.elapsed() < duration {
                 next_fault = now + Duration::from_millis(self.rng.random_range(200..1_800));
                 if deck.is_empty() {
                     deck.extend(Kind::DRAWN);
@@ -311,12 +312,6 @@ impl Tree {
                     self.control.head().number()
                 ));
             }
-        }
-        while let Some(fault) = running.join_next().await {
-            done.push(fault.unwrap());
-        }
-        while let Some(fault) = moving.join_next().await {
-            done.push(fault.unwrap());
         }
         done
     }
