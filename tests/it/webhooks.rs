@@ -87,7 +87,7 @@ async fn events_are_posted_in_order_with_the_nodes_bytes_and_signed() {
     receiver.expect(&logs(adopted(&blocks))).await;
     let own: Vec<String> = blocks
         .iter()
-        .map(|block| adopted(&[block.clone()])[0].clone())
+        .map(|block| adopted(std::slice::from_ref(block))[0].clone())
         .collect();
     heads.expect(&own).await;
     // As a client gets them, byte by byte.

@@ -81,7 +81,7 @@ async fn the_official_library_verifies_the_requests() {
         tried.is_ok_and(|status| status.success())
     };
     if !Path::new(&python).exists() || !has(&python) {
-        println!("skipped: {python} has no standardwebhooks; make interop installs it");
+        eprintln!("skipped: {python} has no standardwebhooks; make interop installs it");
         return;
     }
     let (files, receiver) = (Files::new(), Receiver::start().await);

@@ -179,7 +179,7 @@ async fn kills_at_random_moments_lose_nothing() {
     .await;
     let requests = receiver.requests();
     let repeated = requests.iter().filter(|own| own.is_accepted).count() - receiver.accepted().len();
-    println!(
+    eprintln!(
         "seed {seed}: {kills} kills, {} requests, {repeated} came again",
         requests.len()
     );
