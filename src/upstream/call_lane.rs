@@ -11,7 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::alone::Alone;
-use super::call::{CallReceiver, is_throttled};
+use super::call::CallReceiver;
+use super::complaint::is_throttled;
 use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::lanes::{Attempts, EARLY, LaneEnd, Lanes, NextLane};
 use super::link::{Inbound, LinkError, LinkReader, Outbound, Writer};

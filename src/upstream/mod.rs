@@ -12,7 +12,7 @@
 //!
 //! A node over WebSocket or IPC has two actors: `connection` for the stream, and `call_lane` for calls and long
 //! answers. A call that may have broken a connection is sent again in `quarantine`, and our own question that is
-//! delayed behind calls takes a `detour`.
+//! delayed behind calls takes a `detour`. What a node's error means is in the tables of `complaint`.
 //!
 //! An actor owns its socket. It multiplexes calls by its own ids, keeps the subscriptions that clients need, and
 //! reports what the node sends; it never decides which blocks are canonical. Reconnection, buffering and
@@ -23,6 +23,7 @@ mod alone;
 mod announcement;
 mod call;
 mod call_lane;
+mod complaint;
 mod connection;
 mod detour;
 mod endpoint;
@@ -65,7 +66,7 @@ use tokio::time::Instant;
 
 pub use announcement::Heads;
 pub use call::{Ask, CallError, MinHead, Repeat, Target};
-pub(crate) use call::{Complaint, complaint, throttled};
+pub(crate) use complaint::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use lanes::Lanes;
 pub use membership::Reshaped;

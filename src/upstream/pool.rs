@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::active::ActiveUpstream;
-use super::call::{exchange, throttled};
+use super::call::exchange;
+use super::complaint::throttled;
 use super::lanes::{Lane, Lanes};
 use super::load::P95;
 use super::membership::Common;

@@ -11,7 +11,8 @@ use alloy_primitives::B256;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::call::{attempted, call_throttled, exchange, is_nobody_asked, is_throttled_by_code, may_succeed_elsewhere};
+use super::call::{attempted, exchange};
+use super::complaint::{call_throttled, is_nobody_asked, is_throttled_by_code, may_succeed_elsewhere};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::{End, FeedState, Purpose, Serving, text};
 use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::Outcome;
-use crate::upstream::call::{is_not_now, is_throttled};
+use crate::upstream::complaint::{is_not_now, is_throttled};
 use crate::upstream::identity::{Doubt, Genesis, has_no_chain_id};
 use crate::upstream::{BestEffortEvent, HeadReport};
 

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::{Purpose, Serving, WRITE_QUEUE};
 use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::{MAX_METHOD_NAME, Outcome};
-use crate::upstream::call::is_throttled;
+use crate::upstream::complaint::is_throttled;
 use crate::upstream::message::{Notice, Notification};
 use crate::upstream::naming::may_end;
 

@@ -9,7 +9,7 @@ use super::subscriptions::{HASHES, WHOLE};
 use super::{End, FeedState, Purpose, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::backoff::{BackOff, RATE_LIMIT};
 use crate::jsonrpc::Outcome;
-use crate::upstream::call::{is_throttled, is_unknown_method};
+use crate::upstream::complaint::{is_throttled, is_unknown_method};
 use crate::upstream::pending::{Announced, Fetches, Forms, fetch};
 use crate::upstream::{TransactionForm, Wanted};
 

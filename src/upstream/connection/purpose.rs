@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use crate::jsonrpc::Outcome;
 use crate::upstream::NodeSubscription;
-use crate::upstream::call::{Reply, is_throttled, is_throttled_by_code};
+use crate::upstream::call::Reply;
+use crate::upstream::complaint::{is_throttled, is_throttled_by_code};
 use crate::upstream::identity::{Doubt, NETWORK_ID};
 
 /// Purpose of a subscription at the node.

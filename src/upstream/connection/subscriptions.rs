@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::{End, FeedState, Purpose, SYNCING_INTERVAL, Serving, SubscriptionState, WRITE_QUEUE, text};
 use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::{INTERNAL_ERROR, Outcome, error};
-use crate::upstream::call::is_for_good;
+use crate::upstream::complaint::is_for_good;
 use crate::upstream::feeds::is_id;
 use crate::upstream::{NodeSubscription, TransactionForm, Wanted};
 

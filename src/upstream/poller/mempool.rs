@@ -11,7 +11,7 @@ use tracing::debug;
 use super::transport::{HttpFailure, HttpTransport};
 use crate::backoff::{BackOff, RATE_LIMIT};
 use crate::jsonrpc::{LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, error};
-use crate::upstream::call::is_unknown_method;
+use crate::upstream::complaint::is_unknown_method;
 use crate::upstream::pending::{self, Announced, Fetches, Forms, MAX_UNDER_WAY};
 use crate::upstream::shared::UpstreamShared;
 use crate::upstream::{BestEffortEvent, CallError, NodeSubscription, TransactionForm, Wanted};

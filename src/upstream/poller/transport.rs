@@ -14,7 +14,8 @@ use crate::jsonrpc::Outcome;
 use crate::shares::{Budget, Charge, Full, Owner};
 use crate::telemetry::TraceParent;
 use crate::telemetry::trace::TRACEPARENT;
-use crate::upstream::call::{Call, is_throttled};
+use crate::upstream::call::Call;
+use crate::upstream::complaint::is_throttled;
 use crate::upstream::{CallError, message};
 
 /// Id of every call: each has a POST of its own.

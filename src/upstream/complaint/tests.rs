@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn what_says_that_a_node_is_asked_too_much() {
+fn rate_limits_by_code_and_by_words() {
     for (error, by_code, throttled) in [
         (
             r#"{"code":429,"message":"Your app has exceeded its compute units"}"#,
@@ -51,7 +51,7 @@ fn what_says_that_a_node_is_asked_too_much() {
 /// One row for each spelling seen from a node or a host; the last column is `true` if a client's call with this
 /// answer is retried at another upstream.
 #[test]
-fn what_an_error_says_of_our_own_question() {
+fn meaning_of_an_error_for_our_own_question() {
     use Complaint::{Other, Pruned, Throttled, Unsupported};
     for (code, message, expected, elsewhere) in [
         (
@@ -148,7 +148,7 @@ fn what_an_error_says_of_our_own_question() {
 /// One row for each spelling of a gateway without a node, or of a node that starts or stops: whether it is one to our own
 /// question, and whether a client's call goes to another upstream and spares this one for a while.
 #[test]
-fn what_means_not_now_rather_than_never() {
+fn errors_that_mean_not_now_rather_than_never() {
     for (code, message, is_ours, is_clients) in [
         // Another headwater.
         (-32603, "upstream unavailable", true, true),
