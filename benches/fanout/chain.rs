@@ -22,6 +22,8 @@ pub enum Scenario {
     Heads,
     /// The hundred logs of one block per event.
     Bursts,
+    /// The message of `blockLogs` for a block of a hundred logs per event.
+    Blocks,
     /// One pending transaction per event, by its hash.
     PendingAlone,
     /// Ten pending transactions per event, announced one after the other.
@@ -29,12 +31,19 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 4] = [Self::Heads, Self::Bursts, Self::PendingAlone, Self::PendingGrouped];
+    pub const ALL: [Self; 5] = [
+        Self::Heads,
+        Self::Bursts,
+        Self::Blocks,
+        Self::PendingAlone,
+        Self::PendingGrouped,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Heads => "heads",
             Self::Bursts => "bursts",
+            Self::Blocks => "blocks",
             Self::PendingAlone => "pending-alone",
             Self::PendingGrouped => "pending-grouped",
         }
@@ -42,7 +51,7 @@ impl Scenario {
 
     pub fn messages_per_event(self) -> usize {
         match self {
-            Self::Heads | Self::PendingAlone => 1,
+            Self::Heads | Self::Blocks | Self::PendingAlone => 1,
             Self::Bursts => 100,
             Self::PendingGrouped => pending::GROUP,
         }
@@ -58,6 +67,7 @@ impl Scenario {
         match self {
             Self::Heads => r#"["newHeads"]"#,
             Self::Bursts => r#"["logs",{}]"#,
+            Self::Blocks => r#"["blockLogs",{}]"#,
             Self::PendingAlone | Self::PendingGrouped => pending::SUBSCRIBE_PARAMS,
         }
     }
@@ -66,7 +76,7 @@ impl Scenario {
     /// require.
     fn logs_per_block(self) -> usize {
         match self {
-            Self::Bursts => 100,
+            Self::Bursts | Self::Blocks => 100,
             Self::Heads | Self::PendingAlone | Self::PendingGrouped => 1,
         }
     }
@@ -94,6 +104,7 @@ impl Chain {
         match self.scenario {
             Scenario::Heads => vec![self.header(number)],
             Scenario::Bursts => self.logs(number),
+            Scenario::Blocks => vec![self.block_logs(number)],
             Scenario::PendingAlone | Scenario::PendingGrouped => {
                 pending::results(event, self.scenario.messages_per_event())
             }
@@ -134,6 +145,18 @@ impl Chain {
         (0..self.scenario.logs_per_block())
             .map(|index| self.log(number, index as u64))
             .collect()
+    }
+
+    /// Returns the result of `blockLogs` for a block of which all logs match.
+    fn block_logs(&self, number: u64) -> String {
+        let block = format!(
+            r#"{{"number":"{number:#x}","hash":"{:#x}","parentHash":"{:#x}","timestamp":"{:#x}"}}"#,
+            Self::hash(number),
+            Self::hash(number.saturating_sub(1)),
+            self.timestamp(number),
+        );
+        let logs = self.logs(number).join(",");
+        format!(r#"{{"block":{block},"removed":false,"logs":[{logs}]}}"#)
     }
 
     fn header_fields(&self, number: u64) -> String {

@@ -12,6 +12,7 @@ pub fn request(host: &str, scenario: Scenario) -> String {
     let kind = match scenario {
         Scenario::Heads => "heads",
         Scenario::Bursts => "logs",
+        Scenario::Blocks => "blockLogs",
         Scenario::PendingAlone | Scenario::PendingGrouped => "pending",
     };
     format!("GET /events?kind={kind} HTTP/1.1\r\nHost: {host}\r\n\r\n")

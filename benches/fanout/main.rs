@@ -272,7 +272,7 @@ impl Options {
     fn plan(&self, scenario: Scenario, clients: usize) -> Plan {
         let asked = match scenario {
             Scenario::Heads | Scenario::PendingAlone | Scenario::PendingGrouped => self.events,
-            Scenario::Bursts => self.bursts,
+            Scenario::Bursts | Scenario::Blocks => self.bursts,
         };
         let asked = if self.quick { asked.div_ceil(4) } else { asked };
         // A run of many clients has as many messages as a run of 1,000, as long as there are enough events for a

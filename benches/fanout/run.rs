@@ -57,13 +57,13 @@ impl Server {
     ];
 
     /// Checks if the server is worth a run unless it is named. jsonrpsee's delivery of a hundred logs to 9,000 clients takes longer
-    /// than everything else together, a shared block is the limit of bursts alone, and the hash of a transaction is too short to be
-    /// compressed.
+    /// than everything else together, and is compared in the kinds of every node; a shared block is the limit of bursts alone, and
+    /// the hash of a transaction is too short to be compressed.
     pub fn is_run(self, scenario: Scenario, clients: usize) -> bool {
         match self {
             Self::Loop | Self::Headwater => true,
             Self::Shared => scenario == Scenario::Bursts,
-            Self::Stock => clients <= 1_000,
+            Self::Stock => clients <= 1_000 && scenario != Scenario::Blocks,
             Self::Compressed | Self::EventStream => !scenario.is_pending(),
         }
     }

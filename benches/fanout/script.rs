@@ -32,10 +32,14 @@ impl Script {
             let hash = result.to_string().into_bytes();
             return self.results.iter().position(|known| *known == hash);
         }
-        let field = |name| result.get(name)?.as_str();
+        let place = match self.scenario {
+            Scenario::Blocks => result.get("block")?,
+            _ => result,
+        };
+        let field = |name| place.get(name)?.as_str();
         let quantity = |name| usize::from_str_radix(field(name)?.strip_prefix("0x")?, 16).ok();
         let (number, hash, index) = match self.scenario {
-            Scenario::Heads | Scenario::PendingAlone | Scenario::PendingGrouped => {
+            Scenario::Heads | Scenario::Blocks | Scenario::PendingAlone | Scenario::PendingGrouped => {
                 (quantity("number")?, field("hash")?, 0)
             }
             Scenario::Bursts => (quantity("blockNumber")?, field("blockHash")?, quantity("logIndex")?),
@@ -57,6 +61,7 @@ impl Script {
         let number = Chain::block_of_event(position / per_event);
         match self.scenario {
             Scenario::Heads => format!("head {number}"),
+            Scenario::Blocks => format!("block {number}"),
             Scenario::Bursts => format!("log {} of block {number}", position % per_event),
             Scenario::PendingAlone | Scenario::PendingGrouped => format!("pending transaction {position}"),
         }

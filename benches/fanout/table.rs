@@ -106,6 +106,7 @@ impl Results {
         let (limit, base, target) = match self.scenario {
             Scenario::Heads => ("loop: a `writev` a client", Server::Loop, 1.15),
             Scenario::Bursts => ("loop: one shared block a client", Server::Shared, 1.1),
+            Scenario::Blocks => ("loop: a `writev` a client", Server::Loop, 1.15),
             Scenario::PendingAlone => ("loop: a `writev` a client", Server::Loop, 1.5),
             Scenario::PendingGrouped => ("loop: a `writev` a client and group", Server::Loop, 1.5),
         };
