@@ -12,6 +12,7 @@ use futures_util::{StreamExt, stream};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
+use super::contents::Silence;
 use super::heights;
 use super::inquiry::Missing;
 use super::ranges::{Between, Ranges};
@@ -330,7 +331,7 @@ impl Archive {
     async fn content_of(&self, kind: ContentKind, header: &Header) -> Option<Content> {
         let fetch = async {
             let _room = self.room.acquire().await.ok()?;
-            self.source.content(kind, header).await.ok()
+            self.source.content(kind, header, Silence::Ends).await.ok()
         };
         self.contents
             .optionally_get_with((header.block.hash, kind), fetch)
@@ -340,7 +341,7 @@ impl Archive {
     async fn logs_of(&self, header: &Header) -> Option<Arc<BlockLogs>> {
         let fetch = async {
             let _room = self.room.acquire().await.ok()?;
-            self.source.logs(header).await.ok().map(Arc::new)
+            self.source.logs(header, Silence::Ends).await.ok().map(Arc::new)
         };
         self.logs.optionally_get_with(header.block.hash, fetch).await
     }
@@ -379,7 +380,7 @@ impl Archive {
         if !logs || self.logs.contains_key(&header.block.hash) {
             return Ok(true);
         }
-        match tokio::time::timeout(SERVES, self.source.find_logs(&header)).await {
+        match tokio::time::timeout(SERVES, self.source.find_logs(&header, Silence::Ends)).await {
             Ok(Ok(logs)) => self.logs.insert(header.block.hash, Arc::new(logs)).await,
             Ok(Err(Missing::Pruned)) => return Ok(false),
             Ok(Err(_)) | Err(_) => {}

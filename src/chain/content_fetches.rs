@@ -10,6 +10,7 @@ use alloy_primitives::B256;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tracing::error;
 
+use super::contents::Silence;
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Header, Source};
 
 /// Concurrent fetches of one kind: after an outage many blocks are needed, and one round trip after the other is too
@@ -148,5 +149,5 @@ impl ContentFetches {
 }
 
 async fn fetch(source: Arc<Source>, kind: ContentKind, header: Header) -> Result<Content, Absent> {
-    source.content(kind, &header).await
+    source.content(kind, &header, Silence::Waits).await
 }

@@ -41,7 +41,8 @@ pub(super) struct Experience {
     hashes_hold: AtomicBool,
     /// Number of the newest block whose contents were requested.
     newest: AtomicU64,
-    since: Instant,
+    /// Start of the clock by which `record` is kept.
+    started: Instant,
 }
 
 impl Default for Experience {
@@ -53,9 +54,18 @@ impl Default for Experience {
             warned: Mutex::default(),
             hashes_hold: AtomicBool::new(false),
             newest: AtomicU64::new(0),
-            since: Instant::now(),
+            started: Instant::now(),
         }
     }
+}
+
+/// Handling of time in which no node answers, and no new block is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It does not count, up to a bound: the chain stands still for everybody.
+    Waits,
+    /// It counts: who waits tries again by itself.
+    Ends,
 }
 
 /// Oddity of an upstream, logged once for each upstream.
@@ -70,35 +80,35 @@ enum Odd {
 
 impl Source {
     /// Fetches all logs of a block, also if its bloom is empty. Gives up after `node.silence_timeout`, not counting
-    /// time without any connected node, or without any answer while no new block comes.
+    /// time without any connected node, nor, if it is to wait, time without any answer while no new block is published.
     ///
     /// # Errors
     /// [`Absent`] if no answer is believed in time, or earlier if all nodes refuse the calls, have pruned the logs,
     /// or keep losing the connection over them.
-    pub async fn logs(&self, header: &Header) -> Result<BlockLogs, Absent> {
-        Ok(self.find_logs(header).await?)
+    pub async fn logs(&self, header: &Header, silence: Silence) -> Result<BlockLogs, Absent> {
+        Ok(self.find_logs(header, silence).await?)
     }
 
     /// Fetches the logs as [`Self::logs`] does, and reports if they are pruned.
     ///
     /// # Errors
     /// [`Missing`] in the cases of [`Absent`] above.
-    pub(super) async fn find_logs(&self, header: &Header) -> Result<BlockLogs, Missing> {
+    pub(super) async fn find_logs(&self, header: &Header, silence: Silence) -> Result<BlockLogs, Missing> {
         let ask = |question| self.ask_logs(header, question);
-        self.inquire("logs", header, &FetchWay::LOGS, ask).await
+        self.inquire("logs", (header, silence), &FetchWay::LOGS, ask).await
     }
 
     /// Fetches all transactions of a block, in the same time.
     ///
     /// # Errors
     /// [`Absent`] in the cases of [`Self::logs`].
-    pub async fn transactions(&self, header: &Header) -> Result<BlockTransactions, Absent> {
+    pub async fn transactions(&self, header: &Header, silence: Silence) -> Result<BlockTransactions, Absent> {
         if let Some(none) = BlockTransactions::none(header) {
             return Ok(none);
         }
         let ask = |question| self.ask_transactions(header, question);
         Ok(self
-            .inquire("transactions", header, &FetchWay::TRANSACTIONS, ask)
+            .inquire("transactions", (header, silence), &FetchWay::TRANSACTIONS, ask)
             .await?)
     }
 
@@ -106,23 +116,30 @@ impl Source {
     ///
     /// # Errors
     /// [`Absent`] in the cases of [`Self::logs`].
-    pub async fn receipts(&self, header: &Header) -> Result<BlockReceipts, Absent> {
+    pub async fn receipts(&self, header: &Header, silence: Silence) -> Result<BlockReceipts, Absent> {
         if let Some(none) = BlockReceipts::none(header) {
             return Ok(none);
         }
         let ask = |question| self.ask_receipts(header, question);
-        Ok(self.inquire("receipts", header, &FetchWay::RECEIPTS, ask).await?)
+        Ok(self
+            .inquire("receipts", (header, silence), &FetchWay::RECEIPTS, ask)
+            .await?)
     }
 
     /// Fetches contents of this kind.
     ///
     /// # Errors
     /// [`Absent`] in the cases of [`Self::logs`].
-    pub(super) async fn content(&self, kind: ContentKind, header: &Header) -> Result<Content, Absent> {
+    pub(super) async fn content(
+        &self,
+        kind: ContentKind,
+        header: &Header,
+        silence: Silence,
+    ) -> Result<Content, Absent> {
         Ok(match kind {
-            ContentKind::Logs => Content::Logs(Arc::new(self.logs(header).await?)),
-            ContentKind::Transactions => Content::Transactions(Arc::new(self.transactions(header).await?)),
-            ContentKind::Receipts => Content::Receipts(Arc::new(self.receipts(header).await?)),
+            ContentKind::Logs => Content::Logs(Arc::new(self.logs(header, silence).await?)),
+            ContentKind::Transactions => Content::Transactions(Arc::new(self.transactions(header, silence).await?)),
+            ContentKind::Receipts => Content::Receipts(Arc::new(self.receipts(header, silence).await?)),
         })
     }
 
@@ -130,13 +147,12 @@ impl Source {
     async fn inquire<T, F: Future<Output = Result<Heard<T>, AttemptError>>>(
         &self,
         what: &'static str,
-        header: &Header,
+        (header, silence): (&Header, Silence),
         ways: &'static [FetchWay],
         ask: impl Fn(Question) -> F,
     ) -> Result<T, Missing> {
-        let Experience {
-            record, blooms, since, ..
-        } = &self.experience;
+        let Experience { record, blooms, .. } = &self.experience;
+        let clock = || self.experience.started.elapsed();
         let budget = self.pool.silence_timeout();
         let (two, habit) = {
             let blooms = blooms.lock();
@@ -150,34 +166,41 @@ impl Source {
         // confirms it, this one is returned: `eth_getLogs` rather than the receipts that confirm it.
         let mut kept: Option<(UpstreamId, FetchWay, B256, Heard<T>)> = None;
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
-        // Newest block requested when the nodes fell silent, and the time since when that was not counted yet.
-        let mut silence: Option<(u64, Duration)> = None;
+        // Published head when the nodes fell silent, and the time since when that was not counted yet.
+        let mut stopped: Option<(Option<(u64, B256)>, Duration)> = None;
         loop {
             // Time without a node that can be asked is not the nodes' time: they would be taken for nodes without logs.
             let connected = self.pool.by_preference(header.block.hash);
             let open = |node: &UpstreamId| self.pool.is_open(*node);
             let nodes: Vec<UpstreamId> = connected.iter().copied().filter(open).collect();
             if nodes.is_empty() && under_way.is_empty() {
-                let since = Instant::now();
+                let paused = Instant::now();
                 match connected.is_empty() {
                     true => tokio::time::sleep(NO_NODE).await,
                     false => drop(tokio::time::timeout(NO_NODE, self.pool.opened(&connected)).await),
                 }
-                idle += since.elapsed();
+                idle += paused.elapsed();
                 continue;
             }
             let now = begun.elapsed().saturating_sub(idle);
             // Nodes that answer nothing, and announce no block either, are cut off from the chain: gateways without a
             // node, or frozen ones. That is not the nodes' time. With new blocks it is: then they withhold the contents.
-            let newest = self.experience.newest.load(Ordering::Relaxed);
-            match silence.filter(|_| inquiry.is_unanswered(&nodes)) {
-                Some((at, since)) if at == newest => {
-                    inquiry.extend(now.saturating_sub(since));
-                    silence = Some((newest, now));
+            let is_silent = silence == Silence::Waits && inquiry.is_unanswered(&nodes);
+            let head = self.pool.published_head();
+            match stopped.filter(|_| is_silent) {
+                Some((at, counted)) if at == head => {
+                    inquiry.extend(now.saturating_sub(counted));
+                    stopped = Some((head, now));
                 }
-                None if inquiry.is_unanswered(&nodes) => silence = Some((newest, now)),
+                None if is_silent => {
+                    if stopped.is_none() {
+                        let block = header.block;
+                        warn!(%block, "no upstream answers the calls for the {what} of this block; waiting while no new block comes");
+                    }
+                    stopped = Some((head, now));
+                }
                 Some(_) => {}
-                None => silence = None,
+                None => stopped = None,
             }
             let next = {
                 let mut record = record.lock();
@@ -187,7 +210,7 @@ impl Source {
                 for node in &nodes {
                     record.connected(*node, self.pool.connects(*node));
                 }
-                inquiry.next(now, &nodes, &record, since.elapsed())
+                inquiry.next(now, &nodes, &record, clock())
             };
             if let Some(question) = next {
                 let asked = ask(question);
@@ -210,13 +233,13 @@ impl Source {
                 self.not_found(what, header, missing);
                 return Err(missing);
             }
-            let (wait, since) = (inquiry.wake(now).saturating_sub(now), Instant::now());
+            let (wait, waiting) = (inquiry.wake(now).saturating_sub(now), Instant::now());
             let answered = tokio::select! {
                 answered = under_way.next(), if !under_way.is_empty() => answered,
                 () = tokio::time::sleep(wait) => None,
             };
             // Beyond the wait this process did not run: it was stopped, or its machine. The nodes may have answered.
-            idle += since.elapsed().saturating_sub(wait);
+            idle += waiting.elapsed().saturating_sub(wait);
             let Some((question, took, answer)) = answered else {
                 continue;
             };
@@ -231,7 +254,7 @@ impl Source {
                     }
                     self.count_retry(what, why.label());
                     // Without an answer: counted below, once the node has answered in another way.
-                    if !why.is_no_failure() && record.lock().failed(node, way, why, since.elapsed()) {
+                    if !why.is_no_failure() && record.lock().failed(node, way, why, clock()) {
                         let (address, why) = (self.pool.address(node), why.label());
                         warn!("upstream {address}: cannot fetch {what} by {way:?} for now ({why}); using other ways");
                     }
@@ -239,7 +262,7 @@ impl Source {
                 }
             };
             let said = heard.said;
-            if way.is_by_index() && !record.lock().offers(node, FetchWay::ReceiptsByHash, since.elapsed()) {
+            if way.is_by_index() && !record.lock().offers(node, FetchWay::ReceiptsByHash, clock()) {
                 evidence.tried_receipts(node);
             }
             match evidence.hear(node, way, said, now) {
@@ -247,7 +270,7 @@ impl Source {
                     let mut record = record.lock();
                     record.works(node, way, took);
                     for (node, way) in inquiry.late(node, now) {
-                        record.failed(node, way, AttemptError::Other(BadAnswer::CallFailed), since.elapsed());
+                        record.failed(node, way, AttemptError::Other(BadAnswer::CallFailed), clock());
                     }
                     drop(record);
                     let (node, heard) = match kept {

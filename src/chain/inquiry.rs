@@ -20,6 +20,10 @@ const NOT_SERVED: u32 = 3;
 /// subscriptions and calls on that connection. The same bound counts too long answers.
 const BROKEN: u32 = 3;
 
+/// Most time added to an inquiry, in budgets: ten minutes by default. A client that is closed then learns the reason, and
+/// may wait again.
+const MAX_EXTENSION: u32 = 60;
+
 /// A way to request a block's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum FetchWay {
@@ -339,9 +343,9 @@ impl Inquiry {
         nodes.iter().all(|node| self.silent.contains(node))
     }
 
-    /// Adds time in which no node could have answered.
+    /// Adds time in which no node could have answered, up to [`MAX_EXTENSION`].
     pub(super) fn extend(&mut self, span: Duration) {
-        self.end += span;
+        self.end = (self.end + span).min(self.budget * (1 + MAX_EXTENSION));
     }
 
     /// Records an answer that is not believed yet: a second question may be in flight at once.

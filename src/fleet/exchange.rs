@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::report::{Answer, FLEET_REPORT, MAX_ROWS, Report, Seen};
 use super::{Fleet, MISSED};
 use crate::jsonrpc::Outcome;
-use crate::upstream::{Pool, UpstreamId};
+use crate::upstream::{Complaint, Pool, UpstreamId, complaint};
 
 /// Method that asks an upstream for this process's plan there: another headwater answers, a node does not know it.
 const LIMITS: &str = "headwater_accountLimits";
@@ -124,17 +124,16 @@ impl Fleet {
                 peer.seen = Some(answer.seen);
                 self.apply(answer);
             }
-            Ok(Outcome::Error(why)) => {
+            Ok(error) => {
                 self.count("failed");
-                let why = String::from_utf8_lossy(&why).into_owned();
-                if why.contains("-32601") {
+                if complaint(&error) == Complaint::Unsupported {
                     peer.is_root = Probe::Node;
                     warn!(
                         upstream = pool.address(id),
                         "fleet: this root does not share quotas; set fleet.secret_file there too"
                     );
                 } else {
-                    debug!(upstream = pool.address(id), "fleet: {why}");
+                    debug!(upstream = pool.address(id), "fleet: {error:?}");
                 }
             }
             Err(why) => {
@@ -157,7 +156,11 @@ async fn probe(pool: &Pool, id: UpstreamId, time_limit: Duration) -> Probe {
                 Probe::Node
             }
         }
-        Ok(Outcome::Error(_)) => Probe::Node,
+        Ok(error) => match complaint(&error) {
+            // A root's load balancer, perhaps.
+            Complaint::NotNow | Complaint::Throttled => Probe::Unknown,
+            Complaint::Unsupported | Complaint::Pruned | Complaint::Other => Probe::Node,
+        },
         Err(_) => Probe::Unknown,
     }
 }

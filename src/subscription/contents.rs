@@ -30,7 +30,7 @@ pub(super) type Streams = [ContentStream; ContentKind::ALL.len()];
 pub struct Late {
     /// Kind of contents.
     pub kind: ContentKind,
-    /// Age of the oldest undelivered block; zero if there is none, or no live subscriber.
+    /// Age of the oldest undelivered block, or wait of the next block of a level; zero if there is none, or no subscriber.
     pub age: Duration,
 }
 
@@ -233,13 +233,14 @@ impl Tables {
         })
     }
 
-    /// Returns, for each kind of contents, the time for which live subscribers have waited.
+    /// Returns, for each kind of contents, the time for which live subscribers and those of levels have waited.
     pub(super) fn late(&self, now: Moment) -> impl Iterator<Item = Late> {
         let subscribed = [!self.logs.is_empty(), !self.mined.is_empty(), !self.receipts.is_empty()];
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
         streams.zip(subscribed).map(move |((kind, stream), subscribed)| {
             let since = stream.awaited_since().filter(|_| subscribed);
             let age = since.map_or(Duration::ZERO, |since| now.since(since));
+            let age = age.max(self.trails.waiting(kind, now));
             Late { kind, age }
         })
     }

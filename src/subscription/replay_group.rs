@@ -465,7 +465,7 @@ fn next_below(
         Next::Retraction(_) if level.is_final() => return None,
         Next::Block(own) if own.number() >= end => Next::Level,
         Next::Below(number) if number >= end && is_on_chain => Next::Level,
-        Next::Awaited(number) if number >= end => Next::Level,
+        Next::Awaited(number) if number >= end && is_on_chain => Next::Level,
         // The logs of the chain's newest block are being fetched: the client's heads wait for them, as for those of
         // older blocks. The level may have this block already, if none of its members needs logs.
         Next::Level => match history.tip().map(PublishedBlock::number) {

@@ -22,6 +22,7 @@ use crate::chain::{
     BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock,
     SentExtent,
 };
+use crate::clock::Moment;
 use crate::delivery::SubscriptionId;
 use crate::shares::Owner;
 
@@ -70,6 +71,8 @@ pub(super) struct Trail {
     /// Contents of the next blocks that memory does not keep.
     fetched: HashMap<(B256, ContentKind), Content>,
     awaited: Vec<(ContentKind, Header)>,
+    /// Time since when the next block has waited for contents.
+    pub waiting_since: Option<Moment>,
 }
 
 /// Place of a walk.
@@ -292,6 +295,7 @@ impl Trail {
     /// Forgets the place: the chain is another one.
     pub(super) fn reset(&mut self) {
         (self.end, self.walk, self.basis) = (None, None, Basis::Unknown);
+        self.waiting_since = None;
         (self.page, self.tries) = (Page::default(), 0);
         self.fetched.clear();
         self.awaited.clear();
@@ -454,6 +458,12 @@ impl Trail {
     pub(super) fn awaits_next(&self, at: usize) -> bool {
         let block = |at: usize| self.awaited.get(at).map(|(_, header)| header.block);
         block(at) == block(0)
+    }
+
+    /// Checks if the next block waits for contents of this kind.
+    pub(super) fn is_waiting_for(&self, kind: ContentKind) -> bool {
+        let mut awaited = self.awaited.iter().enumerate();
+        awaited.any(|(at, (own, _))| *own == kind && self.awaits_next(at))
     }
 
     /// Takes contents if they are awaited; `false` if they are not.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::B256;
 
@@ -140,6 +141,13 @@ impl Trails {
 
     pub(super) fn is_empty(&self) -> bool {
         self.by_level.is_empty()
+    }
+
+    /// Returns the longest time for which the next block of a level has waited for contents of this kind.
+    pub(super) fn waiting(&self, kind: ContentKind, now: Moment) -> Duration {
+        let waiting = self.by_level.values().filter(|trail| trail.is_waiting_for(kind));
+        let times = waiting.filter_map(|trail| Some(now.since(trail.waiting_since?)));
+        times.max().unwrap_or_default()
     }
 
     pub(super) fn levels(&self) -> impl Iterator<Item = Level> {
@@ -341,6 +349,7 @@ impl Tables {
                 Step::Idle => return,
                 Step::Begin => work.moved = true,
                 Step::Await => {
+                    trail.waiting_since.get_or_insert(now);
                     work.needs = true;
                     return;
                 }
@@ -353,6 +362,7 @@ impl Tables {
                     return;
                 }
                 Step::Deliver(block) => {
+                    trail.waiting_since = None;
                     work.moved = true;
                     let full = trail.deliver(&block, &|payload| self.event(payload), due, now);
                     for (stream, subscriber, cursor) in trail.leave(&full) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::call::CallError;
-use crate::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome, TIMEOUT};
+use crate::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, LIMIT_EXCEEDED, METHOD_NOT_FOUND, Outcome};
 
 /// The members of a JSON-RPC error object that are read.
 #[derive(Deserialize)]
@@ -61,13 +61,15 @@ pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
     let Some(error) = ErrorObject::of(outcome) else {
         return Complaint::Other;
     };
+    if error.code == PRUNED {
+        return Complaint::Pruned;
+    }
     if is_not_now(outcome) {
         return Complaint::NotNow;
     }
     let message = error.message();
     let too_much = ["result", "range", "response size", "too large", "too many"];
     match error.code {
-        PRUNED => Complaint::Pruned,
         PARSE_ERROR => Complaint::Unsupported,
         // reth uses this code for a query with too many results, too.
         BAD_PARAMS if !too_much.iter().any(|words| message.contains(words)) => Complaint::Unsupported,
@@ -158,7 +160,7 @@ pub(super) fn is_for_good(error: &[u8]) -> bool {
 /// Checks if an error object says that the node does not know the method.
 pub(super) fn is_unknown_method(error: &[u8]) -> bool {
     serde_json::from_slice(error)
-        .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND, -32004].map(i64::from).contains(&code))
+        .is_ok_and(|ErrorObject { code, .. }| [METHOD_NOT_FOUND.into(), METHOD_NOT_SUPPORTED].contains(&code))
 }
 
 /// Errors of gateways whose nodes cannot be reached, in full: headwater, proxyd (-32011), Ankr (-32055), dRPC (1, 19).
@@ -176,7 +178,8 @@ const NOT_REACHED: &str = "no upstream has reached block ";
 
 /// Words of gateways, and of nodes that start or stop, with any code: the phrases of HTTP statuses 502 to 504, and those of
 /// a connection that was not made.
-const NOT_NOW: [&str; 18] = [
+const NOT_NOW: [&str; 19] = [
+    "timed out",
     "bad gateway",
     "gateway timeout",
     "gateway time-out",
@@ -212,6 +215,13 @@ pub(super) fn is_nobody_asked(outcome: &Outcome) -> bool {
     })
 }
 
+/// Checks if the error of a client's call says that the upstream reaches no node now. Not if it lost the connection to its
+/// node: the call may be what broke it.
+pub(super) fn is_without_node(outcome: &Outcome) -> bool {
+    let lost = |error: ErrorObject| error.message() == "upstream connection lost";
+    is_nobody_asked(outcome) && !ErrorObject::of(outcome).is_some_and(lost)
+}
+
 /// Checks if the answer to a request of our own is no evidence about its subject, and no refusal: a gateway (another
 /// headwater, a load balancer) reached no node in time, or the node starts or stops.
 pub(super) fn is_not_now(outcome: &Outcome) -> bool {
@@ -220,8 +230,11 @@ pub(super) fn is_not_now(outcome: &Outcome) -> bool {
     }
     ErrorObject::of(outcome).is_some_and(|error| {
         let message = error.message();
-        let is_timeout = error.code == i64::from(TIMEOUT) || message.contains("timed out");
-        (is_timeout || NOT_NOW.iter().any(|words| message.contains(words))) && !message.contains("revert")
+        match error.code {
+            // Other words may be part of the reason why there is no such method.
+            code if code == i64::from(METHOD_NOT_FOUND) => message.contains("temporarily unavailable"),
+            _ => NOT_NOW.iter().any(|words| message.contains(words)) && !message.contains("revert"),
+        }
     })
 }
 

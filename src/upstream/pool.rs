@@ -103,6 +103,12 @@ impl Pool {
         }
     }
 
+    /// Returns number and hash of the newest published block; `None` before the first one.
+    #[must_use]
+    pub fn published_head(&self) -> Option<(u64, B256)> {
+        self.active.published_head()
+    }
+
     /// Returns the upstream in use.
     #[must_use]
     pub fn active(&self) -> Option<UpstreamId> {

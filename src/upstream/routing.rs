@@ -12,7 +12,7 @@ use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use super::call::{attempted, exchange};
-use super::complaint::{call_throttled, is_nobody_asked, is_throttled_by_code, may_succeed_elsewhere};
+use super::complaint::{call_throttled, is_throttled_by_code, is_without_node, may_succeed_elsewhere};
 use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
@@ -347,7 +347,7 @@ impl Pool {
         }
         if let Some(after) = call_throttled(&answer) {
             upstream.shared.load.throttled(now, after);
-        } else if answer.as_ref().is_ok_and(is_nobody_asked) {
+        } else if answer.as_ref().is_ok_and(is_without_node) {
             // It may have waited seconds for its node: calls of others need not.
             upstream.shared.load.throttled(now, None);
         }

@@ -335,6 +335,9 @@ fn time_is_added_while_no_node_answers() {
     world.inquiry.extend(BUDGET);
     let asked = world.next(BUDGET).expect("a question");
     assert_eq!(asked.within, BUDGET / 2, "not what is left of the budget");
+    let mut world = World::new(1, &FetchWay::LOGS);
+    (0..1_000).for_each(|_| world.inquiry.extend(BUDGET));
+    assert!(world.ask(|_| Some(SILENCE)).ends_with("Unanswered @610"), "it ends");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection};
-use h2::{Ping, PingPong};
+use h2::{Ping, PingPong, Reason};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -52,7 +52,7 @@ pub struct Http2Settings {
     pub offered: Http2,
     /// Most streams of a connection at a time.
     pub max_streams: u32,
-    /// Interval between pings while there are streams.
+    /// Interval between pings.
     pub ping_interval: Duration,
     /// Time limit for the answer to a ping.
     pub silence_timeout: Duration,
@@ -173,6 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 () = connection.taken_over.notified(), if !is_ending => Woken::End,
             };
             match woken {
+                // The client may send it again on another connection.
+                Woken::Request(mut request) if self.is_ending => request.1.send_reset(Reason::REFUSED_STREAM),
                 Woken::Request(request) => self.begin(*request),
                 Woken::Pong => self.pinged.1 = false,
                 Woken::End => self.end(),
@@ -201,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         });
     }
 
-    /// Sends `GOAWAY`: streams go on, and no request is taken any more.
+    /// Sends `GOAWAY`: streams go on, and requests that come nevertheless are refused.
     fn end(&mut self) {
         (self.is_ending, self.idle_since) = (true, None);
         self.http2.graceful_shutdown();

@@ -170,7 +170,11 @@ impl Replays {
             // A client that left gives up its turn.
             writer.upgrade().filter(|writer| writer.phase() == Phase::Open)?;
         };
-        let page = self.archive.page(generation, gap, fetch, extras).await;
+        // The places of fetches are shared: a client that left gives up its own.
+        let page = tokio::select! {
+            page = self.archive.page(generation, gap, fetch, extras) => page,
+            () = left(writer) => return None,
+        };
         let is_given_up = Arc::new(AtomicBool::new(false));
         let given_up = is_given_up.clone();
         let evict = Arc::new(move || given_up.store(true, Ordering::Relaxed));
@@ -234,6 +238,13 @@ fn fetch(filters: &[Arc<LogFilter>]) -> Fetch {
     match distinct[..] {
         [] => Fetch::Headers,
         _ => Fetch::LogsFor(distinct.into_iter().map(LogFilter::query).collect()),
+    }
+}
+
+/// Waits until a client is gone.
+async fn left(writer: &Weak<ClientWriter>) {
+    while writer.upgrade().is_some_and(|writer| writer.phase() == Phase::Open) {
+        tokio::time::sleep(STILL_THERE).await;
     }
 }
 

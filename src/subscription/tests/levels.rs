@@ -1,16 +1,17 @@
 //! Streams of a level of finality that resume, and join those who are at the level.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::B256;
 use serde_json::json;
 
 use super::{Desk, all_logs, header, words};
-use crate::chain::{BlockRef, Cursor, Page};
+use crate::chain::{BlockRef, ContentKind, Cursor, Page};
 use crate::clock::Moment;
 use crate::subscription::block_filter::{BlockFilter, Include};
 use crate::subscription::replay_group::{GroupKey, WaitFor};
-use crate::subscription::{Level, LogFilter, Start, Stream, Topic};
+use crate::subscription::{Level, LogFilter, ReceiptFilter, Start, Stream, Topic};
 
 /// Plays a story to a client of heads and logs that resumes behind a block, of whose logs `told` is the last that it has,
 /// and returns what it is told. The parts of the story are what happens before, what happens after, and what is told.
@@ -99,6 +100,31 @@ async fn a_stream_behind_a_block_that_memory_does_not_know_joins_no_walk_by_its_
         } else {
             assert!(is_lost(&until[1]), "{level:?} {own:?}: {until:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_level_whose_next_block_lacks_contents_is_late() {
+    let desk = Desk::new(8);
+    let client = desk.client(&Arc::default()).await;
+    let receipts = Stream::Receipts(ReceiptFilter::at_most(Vec::new()).unwrap());
+    let _subscription = desk.subscribe(&client, Topic::Trailing(Level::Confirmations(1), receipts, Start::Live));
+    let late = || {
+        let (kinds, _) = desk.registry.late();
+        let late = kinds.into_iter().filter(|late| late.age > Duration::ZERO);
+        late.map(|late| late.kind).collect::<Vec<_>>()
+    };
+    for (story, expected) in [
+        ("h1", &[][..]),
+        ("h2 h3", &[ContentKind::Receipts]),
+        ("c2 c3", &[]),
+        ("h4", &[ContentKind::Receipts]),
+        ("c4 c3", &[]),
+    ] {
+        desk.play(story);
+        desk.registry.advance_trails();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(late(), expected, "{story}");
     }
 }
 

@@ -173,7 +173,7 @@ fn errors_that_mean_not_now_rather_than_never() {
         (-32000, "the node is starting up", true, false),
         (-32000, "server is shutting down", true, false),
         (-32000, "filter query timed out", true, false),
-        (-32002, "", true, false),
+        (-32002, "resource unavailable", false, false),
         // Words of a client, in errors of whatever code.
         (3, "execution reverted: upstream unavailable", false, false),
         (-32603, "execution reverted: service unavailable", false, false),
@@ -184,6 +184,12 @@ fn errors_that_mean_not_now_rather_than_never() {
         (
             -32601,
             "the method eth_getLogs does not exist/is not available",
+            false,
+            false,
+        ),
+        (
+            -32601,
+            "no available upstreams support eth_getBlockReceipts",
             false,
             false,
         ),

@@ -20,8 +20,8 @@ use super::super::HttpConnection;
 use super::super::service::{InUse, respond};
 use super::CHUNK;
 use crate::delivery::Pipe;
+use crate::server::handshake;
 use crate::server::response_body::Body;
-use crate::server::{handshake, http_response};
 
 /// Bytes that the client has to take of a response within the write deadline, if there are as many.
 const PROGRESS: usize = 16 << 10;
@@ -45,14 +45,7 @@ pub(super) async fn serve(
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
     let request = Request::from_parts(head, RequestBody { stream: body, length });
-    let responding = async {
-        match method {
-            Method::CONNECT if !upgrades => {
-                http_response::plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
-            }
-            _ => Box::pin(respond(request, upgrades, connection.clone())).await,
-        }
-    };
+    let responding = Box::pin(respond(request, upgrades, connection.clone()));
     let response = tokio::select! {
         response = responding => response,
         // As over HTTP/1.1 when the client disconnects.
