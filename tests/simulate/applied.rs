@@ -100,15 +100,16 @@ impl State {
             let Some(from) = self.from.get(at).copied().flatten() else {
                 continue;
             };
-            // Nor has anything behind the first block a hole. One of another branch may be below the start: if the chain is
-            // back before its head is confirmed, the stream goes on where it left.
+            // Nor has anything behind the first block a hole. Blocks below the start come if a reorg reaches there, in order up to
+            // the start; but one may come alone: while the chain is on its way back to the branch on which the client is,
+            // its head is sent, and if the client is cut before it confirms that, the stream goes on where it was.
             let has_come = |block: &&CanonBlock| match of {
                 Of::Heads => self.heads.contains_key(&block.hash),
                 Of::Blocks => self.blocks.contains_key(&block.hash),
                 Of::Logs => false,
             };
-            let first = canonical.blocks.iter().find(has_come);
-            let from = first.map_or(from, |first| from.min(first.number));
+            let below = canonical.blocks.iter().rev().filter(|block| block.number < from);
+            let from = below.take_while(has_come).last().map_or(from, |first| first.number);
             for block in &canonical.blocks {
                 let due = (from..=top).contains(&block.number);
                 match of {

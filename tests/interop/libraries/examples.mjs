@@ -238,7 +238,8 @@ export const extras = {
     const compiler = path.join(here, "node_modules/typescript/bin/tsc");
     const options = "--noEmit --strict --skipLibCheck --allowImportingTsExtensions --module nodenext --target es2023 --types node";
     const files = Object.values(EXAMPLES).filter((example) => example.endsWith(".ts")).map(file);
-    const { status, stdout } = spawnSync(process.execPath, [compiler, ...options.split(" "), ...files], { encoding: "utf8" });
+    // Types are looked for from the current folder on.
+    const { status, stdout } = spawnSync(process.execPath, [compiler, ...options.split(" "), ...files], { cwd: here, encoding: "utf8" });
     same("what the compiler says", stdout, "");
     same("exit code", status, 0);
   },
