@@ -201,7 +201,8 @@ impl Story {
             Of::Blocks(level) => {
                 let top = newest.number.saturating_sub(level.depth());
                 let last = canonical.blocks.iter().rev().find(|block| block.number <= top);
-                let is_before_its_first = own.blocks.list.is_empty() && top < *from;
+                // Numbers may have holes, so that the first one need not be of a block.
+                let is_before_its_first = own.blocks.list.is_empty() && last.is_none_or(|last| last.number < *from);
                 is_before_its_first || own.blocks.last() == last.map(|block| block.hash)
             }
         }
