@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Readers {
     /// The owner.
     Owner,
-    /// Those that the process lets read its files (umask).
+    /// Everybody whom the process's umask lets read its files.
     Usual,
 }
 

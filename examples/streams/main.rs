@@ -4,7 +4,7 @@
 //! cargo run --example streams finality ws://127.0.0.1:9546 0xCONTRACT
 //! ```
 //!
-//! They print what they take, and keep it in memory, where a program of yours has a table.
+//! The programs print what they take, and keep it in memory, where a program of yours has a table.
 
 #![expect(clippy::print_stdout, reason = "the events are this program's output")]
 #![expect(clippy::print_stderr, reason = "and why it connects again")]

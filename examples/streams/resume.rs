@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
-/// What you have, oldest first, and how it is saved; a table in production.
+/// Blocks of the application, oldest first, and their file; a table in production.
 pub struct Kept<S> {
     logs: Vec<Log>,
     save: S,

@@ -62,9 +62,9 @@ impl Default for Experience {
 /// Handling of time in which no node answers, and no new block is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It does not count, up to a bound: the chain stands still for everybody.
+    /// The time does not count, up to a bound: the chain stands still for everybody.
     Waits,
-    /// It counts: who waits tries again by itself.
+    /// The time counts: the caller tries again by itself.
     Ends,
 }
 

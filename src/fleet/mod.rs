@@ -66,7 +66,7 @@ pub struct Fleet {
     exchange: Duration,
     clock: Clock,
     started: Moment,
-    /// Whether others are heard, as the log said last; `None` before it said anything.
+    /// `Some(true)` if the log said last that others are heard; `None` before it said anything.
     company: Mutex<Option<bool>>,
     metrics: Arc<Metrics>,
 }

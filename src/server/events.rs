@@ -36,7 +36,7 @@ pub struct EventsRequest {
 /// Start of a query's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamStart {
-    /// That of the query.
+    /// Start that the query names.
     AsWritten,
     /// The next event, whatever the query says.
     Live,

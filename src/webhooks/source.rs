@@ -33,9 +33,9 @@ pub(super) enum Source {
 
 /// Change of the source.
 pub(super) enum Came {
-    /// It may be opened.
+    /// The feed may be opened.
     Due,
-    /// It was opened, or not.
+    /// The feed was opened, or could not be.
     Opened(Result<Feed, NoFeed>),
     /// More was read; `false` at its end.
     Read(Result<bool, TooLong>),

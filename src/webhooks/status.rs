@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HookPhase {
-    /// It waits for its file of state, which another process uses or which cannot be used, or for the first block.
+    /// The hook waits for its file of state, which another process uses or which cannot be used, or for the first block.
     #[default]
     Starting,
     /// All events that there are were delivered.

@@ -96,7 +96,7 @@ fn is_limited(answer: &Value) -> bool {
     answer["error"]["code"] == -32005
 }
 
-/// What a client used at one edge, or at a root, is missing at the others, once however many roots say so. Other clients
+/// Use of a client at one edge, or at a root, is missing at the others, once however many roots say so. Other clients
 /// do not notice, and without a root each edge goes on with its own quotas.
 #[tokio::test]
 async fn what_a_client_used_at_one_edge_is_missing_at_the_others() {

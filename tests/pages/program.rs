@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::PATIENCE;
 
-/// How the compiler of TypeScript checks a program.
+/// Options with which TypeScript's compiler checks a program.
 const STRICT: [&str; 9] = [
     "--noEmit",
     "--strict",

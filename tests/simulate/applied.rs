@@ -1,4 +1,4 @@
-//! What a client with a session has applied, and how that differs from the chain.
+//! State that a client with a session has applied, and its differences from the chain.
 
 use std::collections::HashMap;
 
@@ -78,7 +78,7 @@ impl Wants {
     }
 }
 
-/// What the client has applied, over all connections since its position was lost last.
+/// State that the client has applied, over all connections since its position was lost last.
 #[derive(Debug, Default)]
 pub struct State {
     pub heads: HashMap<B256, u64>,

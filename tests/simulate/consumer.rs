@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use crate::history::Canonical;
 
-/// What a consumer counted.
+/// Counts of a consumer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub events: u64,

@@ -91,7 +91,7 @@ pub struct Story {
     ended: Vec<(Record, u64)>,
 }
 
-/// What the client has since it began anew last.
+/// Events that the client has since it began anew last.
 #[derive(Debug, Default)]
 struct Chapter {
     /// Heads or logs; with the number of the first block that they must cover.

@@ -319,7 +319,7 @@ fn two_edges_admit_little_more_than_one_process() {
 }
 
 proptest! {
-    /// However reports are lost, repeated and reordered by rounds, all that a member used is charged once.
+    /// All that a member used is charged once, however reports are lost, repeated and reordered.
     #[test]
     fn what_is_charged_is_what_was_used(
         rounds in prop::collection::vec((0_u8..3, 1_u64..50, any::<bool>()), 1..100),
