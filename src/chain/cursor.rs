@@ -334,9 +334,10 @@ impl Cursor {
                 } {
                     Some(undo) if logs => return Next::Retraction(undo.clone()),
                     _ => {
-                        for block in left.blocks.drain(..).rev().filter(|_| !logs) {
-                            self.again.push_front(block);
-                        }
+                        // A block that was still to be repeated is due when the chain adopts it again.
+                        let due = self.resend.as_deref().map_or(u64::MAX, |resend| resend.next);
+                        let again = left.blocks.drain(..).rev().filter(|block| !logs && block.number < due);
+                        again.for_each(|block| self.again.push_front(block));
                         self.at = At::Behind(left.ancestor, None);
                     }
                 },
@@ -400,6 +401,7 @@ impl Cursor {
                 self.first = self.first.min(own.number());
                 self.at = At::Behind(own.header.block, None);
                 self.again.clear();
+                self.resend = None;
             }
             _ => {}
         }

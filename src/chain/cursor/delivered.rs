@@ -18,6 +18,9 @@ pub struct Delivered {
     pub sent: Option<BlockRef>,
     /// Ends of branches that were sent, and left for another one before the client had certainly received that.
     pub left: Vec<BlockRef>,
+    /// Lowest number of a block that was taken back, if the client has not certainly received what followed: if that
+    /// block is canonical again, it is due again, although `received` may be above it.
+    pub taken_back: Option<u64>,
 }
 
 impl Delivered {
@@ -41,9 +44,10 @@ impl Delivered {
     /// received, and `overlap` blocks before, and then goes on. `places` are those of [`Self::blocks`], in that order.
     #[must_use]
     pub fn resume(&self, places: Vec<Located>, overlap: u64) -> Cursor {
-        let mut ancestors = places.iter().map(|place| place.left.ancestor);
-        let received = self.received.and_then(|_| ancestors.next());
-        let Some(sent) = self.sent.and_then(|_| ancestors.next()).or(received) else {
+        let ancestors = || places.iter().map(|place| place.left.ancestor);
+        let received = self.received.and_then(|_| ancestors().next());
+        // The client may have any of these: each has to be taken back, should the chain leave it.
+        let Some(sent) = ancestors().max_by_key(|ancestor| ancestor.number) else {
             return Cursor::from(self.first);
         };
         let mut undo: Vec<Retraction> = places.into_iter().flat_map(|place| place.undo).collect();
@@ -62,7 +66,8 @@ impl Delivered {
         // A reorg may have replaced blocks below the first one.
         let (first, next) = match received {
             Some(received) => {
-                let next = received.number.saturating_add(1);
+                let behind = received.number.saturating_add(1);
+                let next = self.taken_back.map_or(behind, |from| from.min(behind));
                 let first = self.first.min(next);
                 (first, first.max(next.saturating_sub(overlap)))
             }
@@ -78,33 +83,59 @@ impl Delivered {
     }
 }
 
-/// Extent of what a stream was sent, between two blocks.
+/// Extent of what a stream was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SentExtent {
-    /// Newest block of which all was sent since the stream was resumed, with all that had to be repeated before it;
-    /// `None` for none.
-    pub current: Option<BlockRef>,
-    /// Newest block of which all was ever sent; `None` for none.
-    pub ever: Option<BlockRef>,
+pub enum SentExtent {
+    /// Whole blocks.
+    Whole {
+        /// Newest block of which all was sent since the stream was resumed, with all that had to be repeated before it;
+        /// `None` for none.
+        current: Option<BlockRef>,
+        /// Newest block of which all was ever sent; `None` for none.
+        ever: Option<BlockRef>,
+    },
+    /// A part of a removal, which reaches down to the block of this number.
+    TakingBack {
+        /// Lowest number of a block that is taken back.
+        from: u64,
+    },
+}
+
+impl SentExtent {
+    /// Returns the newest block of which all was sent since the stream was resumed, if any; `None` in a removal.
+    #[must_use]
+    pub fn current(self) -> Option<Option<BlockRef>> {
+        match self {
+            Self::Whole { current, .. } => Some(current),
+            Self::TakingBack { .. } => None,
+        }
+    }
 }
 
 impl Cursor {
-    /// Returns the extent of what the stream was sent; `None` within a block, or while it takes blocks back.
+    /// Returns the extent of what the stream was sent; `None` within a block.
     #[must_use]
     pub fn sent_extent(&self) -> Option<SentExtent> {
-        match self.at {
-            At::Before(_) => Some(SentExtent {
+        match &self.at {
+            At::Before(_) => Some(SentExtent::Whole {
                 current: None,
                 ever: None,
             }),
-            At::Behind(block, None) if self.again.is_empty() => Some(SentExtent {
+            &At::Behind(block, None) if self.again.is_empty() => Some(SentExtent::Whole {
                 current: match self.resending(block) {
                     Some(resend) => resend.last,
                     None => Some(block),
                 },
                 ever: Some(block),
             }),
-            At::Behind(..) | At::Undoing(..) => None,
+            At::Behind(..) => None,
+            At::Undoing(undo, left) => {
+                let above = left.ancestor.number.saturating_add(1);
+                let lowest = undo.iter().map(|own| own.logs.block.number).min();
+                Some(SentExtent::TakingBack {
+                    from: lowest.map_or(above, |number| number.min(above)),
+                })
+            }
         }
     }
 }

@@ -243,21 +243,20 @@ impl Registry {
 }
 
 impl Tables {
-    /// Returns the extent of what a subscription was sent, and the number at which it began; `None` while that is
-    /// not between two blocks.
-    /// `cursor` returns that of a subscription that replays.
+    /// Returns the extent of what a subscription was sent, and the number at which it began, if that is known; `None`
+    /// within a block. `cursor` returns that of a subscription that replays.
     fn extent_of<'a>(
         &self,
         place: IndexSlot,
         to: &Arc<Recipient>,
         client: ClientKey,
         cursor: impl FnOnce(GroupKey, SubscriptionId) -> Option<&'a Cursor>,
-    ) -> Option<(SentExtent, u64)> {
+    ) -> Option<(SentExtent, Option<u64>)> {
         let id = to.id();
         let live = |kind: Kind, is_missing: bool| {
             let current = self.sent_up_to(kind, is_missing, client, to.since())?;
             let (current, ever) = (Some(current), Some(current));
-            Some((SentExtent { current, ever }, 0))
+            Some((SentExtent::Whole { current, ever }, None))
         };
         match self.joined.get(&id).copied().unwrap_or(place) {
             IndexSlot::Heads(at) => live(Kind::Heads, self.heads.misses(at)),
@@ -266,11 +265,11 @@ impl Tables {
             IndexSlot::Receipts(_) => live(Kind::Receipts, false),
             IndexSlot::Resumed(_, key) => {
                 let cursor = cursor(key, id)?;
-                Some((cursor.sent_extent()?, cursor.first()))
+                Some((cursor.sent_extent()?, Some(cursor.first())))
             }
             IndexSlot::Trail(_, level) => {
                 let extent = self.trails.extent(level)?;
-                (to.since() < u64::MAX).then_some((extent, to.since()))
+                (to.since() < u64::MAX).then_some((extent, Some(to.since())))
             }
             IndexSlot::PendingHashes(_) | IndexSlot::Pending(_) | IndexSlot::Syncing(_) | IndexSlot::Passthrough => {
                 None
@@ -303,7 +302,7 @@ impl Tables {
             IndexSlot::Resumed(_, key) => self.begins_resumed(key, live.recipient.id()),
             IndexSlot::Trail(_, level) => {
                 let extent = self.trails.extent(level)?;
-                (since < u64::MAX).then_some((since, extent.current))
+                (since < u64::MAX).then_some((since, extent.current()?))
             }
             place => self.published.with_history(|history| {
                 let tip = history.tip()?;
@@ -317,6 +316,6 @@ impl Tables {
 
     fn begins_resumed(&self, key: GroupKey, id: SubscriptionId) -> Option<(u64, Option<BlockRef>)> {
         let cursor = self.replays.get(&key)?.cursor_of(id)?;
-        Some((cursor.first(), cursor.sent_extent()?.current))
+        Some((cursor.first(), cursor.sent_extent()?.current()?))
     }
 }

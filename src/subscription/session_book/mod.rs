@@ -367,11 +367,11 @@ impl<P: Copy> SessionBook<P> {
 
     /// Records how far the connection's subscriptions were sent by now. Returns the payload of a mark to be sent behind
     /// all of it; `None` if nothing has moved, or too many marks are on their way. `extent_of` gives the extent of a
-    /// subscription and the number at which it began, `None` while it has no place between two blocks.
+    /// subscription and the number at which it began, if that is known; `None` within a block.
     pub(super) fn note(
         &mut self,
         client: ClientKey,
-        extent_of: impl Fn(&Live<P>) -> Option<(SentExtent, u64)>,
+        extent_of: impl Fn(&Live<P>) -> Option<(SentExtent, Option<u64>)>,
         standing: impl Fn(BlockRef) -> Standing,
         payload: impl FnOnce() -> u64,
     ) -> Option<u64> {
@@ -389,14 +389,18 @@ impl<P: Copy> SessionBook<P> {
             let Some((extent, first)) = extent_of(live) else {
                 continue;
             };
-            if extent.current.is_none() {
-                slot.track.get_or_insert_with(|| Track::begin(first, None));
+            if extent.current() == Some(None) {
+                slot.track.get_or_insert_with(|| Track::begin(first.unwrap_or(0), None));
             }
             match &mut slot.track {
-                Some(track) => track.sent(extent, &standing, number),
-                None => slot.first = first,
+                Some(track) => track.sent(extent, first, &standing, number),
+                None => slot.first = first.unwrap_or(0),
             }
-            if let Some(block) = extent.current.filter(|block| may_mark && slot.marked != Some(*block)) {
+            if let Some(block) = extent
+                .current()
+                .flatten()
+                .filter(|block| may_mark && slot.marked != Some(*block))
+            {
                 slot.marked = Some(block);
                 places.push((slot.number, block));
             }

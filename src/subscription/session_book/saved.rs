@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
+use super::track::TakenBack;
 use super::{Session, SessionBook, SessionKey, SessionToken, Slot, SlotState, SubscriptionKey, Track};
 use crate::chain::BlockRef;
 use crate::clock::Moment;
@@ -35,6 +36,7 @@ struct SavedPosition {
     received: Option<(u64, B256)>,
     sent: Option<(u64, B256)>,
     left: Vec<(u64, B256)>,
+    taken_back: Option<u64>,
 }
 
 impl SavedSessions {
@@ -62,6 +64,7 @@ impl<P: Copy> SessionBook<P> {
                 received: track.received.map(pair),
                 sent: track.sent.map(pair),
                 left: track.left.iter().map(|(_, block)| pair(*block)).collect(),
+                taken_back: track.taken_back.map(|own| own.from),
             })
         };
         // A client that has to be closed for a lost position is closed as one that is not known.
@@ -110,6 +113,7 @@ impl<P: Copy> SessionBook<P> {
                     received: position.received.map(block),
                     sent: position.sent.map(block),
                     left: position.left.into_iter().map(|own| (None, block(own))).collect(),
+                    taken_back: position.taken_back.map(|from| TakenBack { from, mark: None }),
                     is_lost: false,
                 }),
                 first: 0,

@@ -98,12 +98,12 @@ fn check(story: &str, expect: Expect) {
                 book.forget(client, gone.recipient.id());
             }
             "n" => {
-                let extent = SentExtent {
+                let extent = SentExtent::Whole {
                     current: Some(block(number())),
                     ever: Some(block(number())),
                 };
                 let payload = marks.len() as u64 + 100;
-                let noted = book.note(client, |_| Some((extent, 1)), |_| Standing::Canonical, || payload);
+                let noted = book.note(client, |_| Some((extent, Some(1))), |_| Standing::Canonical, || payload);
                 match noted {
                     Some(mark) => marks.push(mark),
                     None => out.push("no mark".to_owned()),
@@ -236,7 +236,7 @@ fn marks_of_other_subscriptions_confirm_no_removal_that_is_still_to_come() {
     let (a, b) = (SubscriptionKey::of(&'a'), SubscriptionKey::of(&'b'));
     let sent_to = |number| {
         let (current, ever) = (Some(block(number)), Some(block(number)));
-        move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
+        move |_: &Live<()>| Some((SentExtent::Whole { current, ever }, Some(1)))
     };
     book.open(key("a", "t"), 1, at(1), NOW).expect("room");
     book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
@@ -269,7 +269,7 @@ fn a_repeated_subscription_takes_back_what_an_equal_one_was_sent() {
     let a = SubscriptionKey::of(&'a');
     let sent_to = |number| {
         let (current, ever) = (Some(block(number)), Some(block(number)));
-        move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
+        move |_: &Live<()>| Some((SentExtent::Whole { current, ever }, Some(1)))
     };
     book.open(key("a", "t"), 1, at(1), NOW).expect("room");
     book.follow(1, a, None, live(true), Some((1, Some(block(1)))));
@@ -454,7 +454,7 @@ fn a_lost_position_is_not_forgotten_over_a_restart() {
     let mut book = SessionBook::<()>::new(limits(), 0);
     let reached = |number| {
         let (current, ever) = (Some(block(number)), Some(block(number)));
-        move |_: &Live<()>| Some((SentExtent { current, ever }, 1))
+        move |_: &Live<()>| Some((SentExtent::Whole { current, ever }, Some(1)))
     };
     book.open(key("a", "one"), 1, at(1), NOW).expect("room");
     for name in ['a', 'b'] {

@@ -17,6 +17,15 @@ pub(in crate::subscription) enum Standing {
     Unknown,
 }
 
+/// Removal of blocks, behind which the client has not certainly received anything yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TakenBack {
+    /// Lowest number of a block that was taken back.
+    pub(super) from: u64,
+    /// Number of the first mark that is behind the removal; `None` until the stream was sent all of it.
+    pub(super) mark: Option<u64>,
+}
+
 /// Extent of one stream that was sent, and that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Track {
@@ -26,6 +35,8 @@ pub(super) struct Track {
     /// Ends of branches that were sent and left, each with the number of the first mark behind their removal; `None`
     /// until the connection was sent it.
     pub(super) left: Vec<(Option<u64>, BlockRef)>,
+    /// What was taken back meanwhile: if the chain returns to the received block, its ancestors from there on are due again.
+    pub(super) taken_back: Option<TakenBack>,
     /// `true` if the way back from a branch is not known any more.
     pub(super) is_lost: bool,
 }
@@ -38,35 +49,74 @@ impl Track {
             received: at,
             sent: at,
             left: Vec::new(),
+            taken_back: None,
             is_lost: false,
         }
     }
 
-    /// Records what was sent by now; `mark` is the number of the next mark, behind all of it.
-    pub(super) fn sent(&mut self, extent: SentExtent, standing: impl Fn(BlockRef) -> Standing, mark: u64) {
+    /// Records what was sent by now, from `first` on, if that is known; see [`Self::sent_up_to`].
+    pub(super) fn sent(
+        &mut self,
+        extent: SentExtent,
+        first: Option<u64>,
+        standing: impl Fn(BlockRef) -> Standing,
+        mark: u64,
+    ) {
+        self.first = first.map_or(self.first, |first| first.min(self.first));
+        match extent {
+            SentExtent::Whole { ever, .. } => self.sent_up_to(ever, standing, mark),
+            SentExtent::TakingBack { from } => self.take_back(from, None),
+        }
+    }
+
+    /// Records that all was sent up to a block; `mark` is the number of the next mark, behind all of it.
+    fn sent_up_to(&mut self, ever: Option<BlockRef>, standing: impl Fn(BlockRef) -> Standing, mark: u64) {
         // A stream that has a place between two blocks has taken everything back before.
         for (at, _) in &mut self.left {
             at.get_or_insert(mark);
         }
-        if let Some(old) = self.sent.filter(|old| extent.ever != Some(*old)) {
+        if let Some(taken_back) = &mut self.taken_back {
+            taken_back.mark.get_or_insert(mark);
+        }
+        if let Some(old) = self.sent.filter(|old| ever != Some(*old)) {
             match standing(old) {
+                // Taken back, and the chain has returned to it: the client may still have it when the chain leaves it again.
+                Standing::Canonical if ever.is_some_and(|ever| ever.number < old.number) => {
+                    self.leave_branch(Some(mark), old);
+                }
                 Standing::Canonical => {}
                 Standing::Dropped(fork) => {
-                    self.first = self.first.min(fork.saturating_add(1));
-                    self.left.push((Some(mark), old));
-                    self.is_lost |= self.left.len() > MAX_LEFT;
-                    self.left.truncate(MAX_LEFT);
+                    self.take_back(fork.saturating_add(1), Some(mark));
+                    self.leave_branch(Some(mark), old);
                 }
                 Standing::Unknown => self.is_lost = true,
             }
         }
-        self.sent = extent.ever.or(self.sent);
+        self.sent = ever.or(self.sent);
+    }
+
+    /// Records the end of a branch that was left; `mark` is the number of the first mark behind its removal.
+    fn leave_branch(&mut self, mark: Option<u64>, end: BlockRef) {
+        self.left.push((mark, end));
+        self.is_lost |= self.left.len() > MAX_LEFT;
+        self.left.truncate(MAX_LEFT);
+    }
+
+    /// Records a removal down to the block of number `from`; what follows it begins there, below the first block too.
+    fn take_back(&mut self, from: u64, mark: Option<u64>) {
+        self.first = self.first.min(from);
+        let from = self.taken_back.map_or(from, |before| before.from.min(from));
+        self.taken_back = Some(TakenBack { from, mark });
     }
 
     /// Records that the client has received the mark of this number, with everything before it.
     pub(super) fn confirm(&mut self, mark: u64, up_to: Option<BlockRef>) {
         self.left.retain(|(at, _)| at.is_none_or(|at| at > mark));
-        self.received = up_to.or(self.received);
+        if let Some(block) = up_to {
+            self.received = Some(block);
+            let is_behind = |taken_back: &mut TakenBack| taken_back.mark.is_some_and(|at| at <= mark);
+            self.taken_back.take_if(is_behind);
+        }
     }
 
     /// Includes what an equal subscription was sent, and counts as received what both have.
@@ -77,21 +127,25 @@ impl Track {
         }
         self.first = self.first.min(other.first);
         self.is_lost |= other.is_lost;
+        if let Some(other) = other.taken_back {
+            self.take_back(other.from, None);
+        }
         let others = other.left.iter().map(|(_, block)| *block).chain(other.sent);
         for block in others {
             let is_known = self.sent == Some(block) || self.left.iter().any(|(_, own)| *own == block);
             if !is_known {
-                self.left.push((None, block));
+                self.leave_branch(None, block);
             }
         }
-        self.is_lost |= self.left.len() > MAX_LEFT;
-        self.left.truncate(MAX_LEFT);
     }
 
     /// Records that the connection has ended: the next one takes everything back anew, and its marks before that confirm
     /// nothing of it.
     pub(super) fn leave(&mut self) {
         self.left.iter_mut().for_each(|(at, _)| *at = None);
+        if let Some(taken_back) = &mut self.taken_back {
+            taken_back.mark = None;
+        }
     }
 
     /// Returns what is needed to resume; `None` if the position is lost.
@@ -101,6 +155,7 @@ impl Track {
             received: self.received,
             sent: self.sent,
             left: self.left.iter().map(|(_, block)| *block).collect(),
+            taken_back: self.taken_back.map(|own| own.from),
         })
     }
 }

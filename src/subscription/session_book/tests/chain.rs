@@ -19,6 +19,8 @@ const OVERLAP: u64 = 1;
 enum Act {
     /// The chain drops so many blocks, and grows by so many.
     Grow(u64, u64),
+    /// The chain returns to a branch that it left, if there is one.
+    Return(prop::sample::Index),
     /// The app writes so many steps of the stream.
     Write(usize),
     /// The client's stack takes so many messages, and answers pings.
@@ -30,6 +32,7 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => (0u64..4, 1u64..4).prop_map(|(drop, grow)| Act::Grow(drop, grow)),
+        1 => any::<prop::sample::Index>().prop_map(Act::Return),
         4 => (1usize..6).prop_map(Act::Write),
         4 => (1usize..8).prop_map(Act::Take),
         1 => any::<bool>().prop_map(Act::Cut),
@@ -48,6 +51,8 @@ struct World {
     writer: PublishedWriter,
     published: Arc<Published>,
     chain: Vec<BlockRef>,
+    /// Chains that were left.
+    left: Vec<Vec<BlockRef>>,
     made: u64,
     book: SessionBook<()>,
     client: ClientKey,
@@ -73,6 +78,7 @@ impl World {
             writer,
             published,
             chain: Vec::new(),
+            left: Vec::new(),
             made: 0,
             book,
             client: 1,
@@ -96,29 +102,55 @@ impl World {
     fn grow(&mut self, drop: u64, grow: u64) {
         let drop = drop.min((self.chain.len() as u64).saturating_sub(1));
         if drop > 0 {
-            self.chain.truncate(self.chain.len() - drop as usize);
-            let fork = *self.chain.last().expect("genesis stays");
-            self.writer.apply(ChainEvent::Rewind(fork)).expect("in memory");
-            self.first = self.first.min(fork.number + 1);
+            self.left.push(self.chain.clone());
+            self.rewind(self.chain.len() - drop as usize);
         }
         for _ in 0..grow {
             self.made += 1;
             let number = self.chain.len() as u64 + 1;
             let hash = B256::from(alloy_primitives::U256::from(self.made));
-            let block = BlockRef { number, hash };
-            let header = Header {
-                block,
-                parent: self.chain.last().map_or(B256::ZERO, |parent| parent.hash),
-                bloom: None,
-                timestamp: 0,
-                json: Bytes::new(),
-                seen: Instant::now(),
-            };
-            self.writer.apply(ChainEvent::Head(header)).expect("continuous");
-            let logs = Arc::new(BlockLogs::empty(block, Instant::now()));
-            self.writer.change_logs(|history| history.logs(logs));
-            self.chain.push(block);
+            self.adopt(BlockRef { number, hash });
         }
+    }
+
+    /// Returns to a chain that was left, if there is any.
+    fn switch(&mut self, which: prop::sample::Index) {
+        if self.left.is_empty() {
+            return;
+        }
+        let to = self.left.swap_remove(which.index(self.left.len()));
+        let common = to
+            .iter()
+            .zip(&self.chain)
+            .take_while(|(one, other)| one == other)
+            .count();
+        if common < self.chain.len() {
+            self.left.push(self.chain.clone());
+            self.rewind(common);
+        }
+        to.into_iter().skip(common).for_each(|block| self.adopt(block));
+    }
+
+    fn rewind(&mut self, len: usize) {
+        self.chain.truncate(len);
+        let fork = *self.chain.last().expect("genesis stays");
+        self.writer.apply(ChainEvent::Rewind(fork)).expect("in memory");
+        self.first = self.first.min(fork.number + 1);
+    }
+
+    fn adopt(&mut self, block: BlockRef) {
+        let header = Header {
+            block,
+            parent: self.chain.last().map_or(B256::ZERO, |parent| parent.hash),
+            bloom: None,
+            timestamp: 0,
+            json: Bytes::new(),
+            seen: Instant::now(),
+        };
+        self.writer.apply(ChainEvent::Head(header)).expect("continuous");
+        let logs = Arc::new(BlockLogs::empty(block, Instant::now()));
+        self.writer.change_logs(|history| history.logs(logs));
+        self.chain.push(block);
     }
 
     /// Writes one step of the stream; `false` if there is none.
@@ -145,7 +177,7 @@ impl World {
             wire,
             ..
         } = self;
-        let extent = |_: &Live<()>| Some((cursor.sent_extent()?, cursor.first()));
+        let extent = |_: &Live<()>| Some((cursor.sent_extent()?, Some(cursor.first())));
         let standing = |block: BlockRef| {
             published.with_history(|history| match history.is_canonical(block) {
                 true => Standing::Canonical,
@@ -210,6 +242,7 @@ fn play(needs: Needs, acts: Vec<Act>) -> Result<(), TestCaseError> {
     for act in acts {
         match act {
             Act::Grow(drop, grow) => world.grow(drop, grow),
+            Act::Return(which) => world.switch(which),
             Act::Write(steps) => drop((0..steps).take_while(|_| world.write()).count()),
             Act::Take(messages) => drop((0..messages).take_while(|_| world.take()).count()),
             Act::Cut(drops) => world.cut(drops),
