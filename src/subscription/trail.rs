@@ -1,9 +1,10 @@
 //! One level of finality: the subscribers whose streams wait for it, and the walk that delivers each block to all of
 //! them once it has reached the level. No I/O.
 //!
-//! The walk trails the head. A reorg below its next block ends the streams of the level; only the walk of the head itself
-//! goes back, and has its blocks taken back. Blocks come from memory, or from a page that the nodes gave; contents that memory lacks are fetched for the next few blocks, once
-//! for all subscribers. A block is delivered whole: head, logs, transactions, receipts (E3).
+//! The walk trails the head. A reorg of blocks that it has delivered ends the streams of the level; only the walk of the
+//! head itself goes back, and has its blocks taken back. Blocks come from memory, or from a page that the nodes gave;
+//! contents that memory lacks are fetched for the next few blocks, once for all subscribers. A block is delivered whole:
+//! head, logs, transactions, receipts (E3).
 
 mod delivery;
 
@@ -270,14 +271,22 @@ impl Trail {
         }
     }
 
-    /// Checks if a reorg that drops the blocks from this number on dropped what was delivered. Otherwise new blocks of
-    /// these numbers have yet to reach the level.
-    pub(super) fn is_broken_by(&mut self, first: u64) -> bool {
-        self.end = self.end.map(|end| end.min(first));
+    /// Checks if a reorg that drops the blocks from number `first` on dropped what was delivered. Otherwise the blocks of
+    /// the new branch, from number `end` on, have yet to reach the level.
+    pub(super) fn is_broken_by(&mut self, end: u64, first: u64) -> bool {
+        self.end = self.end.map(|before| before.min(end));
         // Contents of dropped blocks are never asked for again.
         self.fetched.clear();
         self.awaited.clear();
-        self.next().is_some_and(|next| first < next)
+        let Some(walk) = &mut self.walk else { return false };
+        let ahead = walk.cursor.first_ahead();
+        if first < ahead {
+            return true;
+        }
+        // The new branch may have blocks of numbers that the old one left out.
+        walk.next = ahead;
+        self.include_from(ahead);
+        false
     }
 
     /// Goes back behind this block, to which a reorg dropped what was delivered.
@@ -285,11 +294,15 @@ impl Trail {
         let next = fork.number.saturating_add(1);
         let cursor = Cursor::behind(fork, None);
         self.walk = Some(Walk { next, cursor });
-        // Members that began above the fork get the blocks from there on, and these may be dropped in their turn.
-        let above = self.subscribers().filter(|own| own.recipient.since() > next);
-        above.for_each(|own| own.recipient.begin(next));
+        self.include_from(next);
         self.awaited.clear();
         self.fetched.clear();
+    }
+
+    /// Records that members which began above this number get the blocks from there on, which may be dropped in their turn.
+    fn include_from(&self, next: u64) {
+        let above = self.subscribers().filter(|own| own.recipient.since() > next);
+        above.for_each(|own| own.recipient.begin(next));
     }
 
     /// Forgets the place: the chain is another one.
@@ -478,3 +491,6 @@ impl Trail {
         is_awaited
     }
 }
+
+#[cfg(test)]
+mod tests;

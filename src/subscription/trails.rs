@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy_primitives::B256;
-
 use super::flush::DirtyClients;
 use super::level::end_at_depth;
 use super::replay_group::{GroupKey, ReplayGroup};
@@ -14,8 +12,8 @@ use super::tables::{IndexSlot, Tables};
 use super::trail::{Basis, Retry, Step, Trail, WalkPlace};
 use super::{Level, Stream};
 use crate::chain::{
-    Absent, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, SentExtent, Tag,
-    Tagged,
+    Absent, BlockRef, ContentKind, Cursor, FetchedContent, Gap, Header, MAX_FETCHES, Page, PublishedBlock, SentExtent,
+    Tag, Tagged,
 };
 use crate::clock::Moment;
 use crate::delivery::{ClientWriter, CloseReason, SubscriptionId};
@@ -238,17 +236,23 @@ impl Tables {
     pub(super) fn break_trails(&mut self, dropped: &[PublishedBlock], due: &mut DirtyClients, now: Moment) {
         let Some(oldest) = dropped.first() else { return };
         let first = oldest.number();
+        let fork = oldest.header.parent;
+        let fork = self
+            .published
+            .with_history(|history| history.find(fork).map(|own| own.header.block));
+        // Numbers may have holes, and the new branch blocks where the old one had none.
+        let end = fork.map_or(first, |fork| fork.number.saturating_add(1));
         let mut trails = std::mem::take(&mut self.trails);
         if let Some(trail) = trails.by_level.get_mut(&Level::Head)
-            && trail.is_broken_by(first)
+            && trail.is_broken_by(end, first)
         {
-            self.take_back_blocks(trail, oldest.header.parent, dropped, due, now);
+            self.take_back_blocks(trail, fork, dropped, due, now);
         }
         self.trails = trails;
         let Self { trails, replays, .. } = self;
         for (level, trail) in trails.by_level.iter_mut().filter(|(level, _)| level.is_final()) {
-            if trail.is_broken_by(first) {
-                end(*level, trail, replays, CloseReason::FinalityBroken);
+            if trail.is_broken_by(end, first) {
+                end_streams(*level, trail, replays, CloseReason::FinalityBroken);
             } else {
                 // The client stands behind a block that never had the level.
                 let groups = replays.iter().filter(|(key, _)| key.level == Some(*level));
@@ -262,20 +266,17 @@ impl Tables {
     fn take_back_blocks(
         &mut self,
         trail: &mut Trail,
-        fork: B256,
+        fork: Option<BlockRef>,
         dropped: &[PublishedBlock],
         due: &mut DirtyClients,
         now: Moment,
     ) {
-        let fork = self
-            .published
-            .with_history(|history| history.find(fork).map(|own| own.header.block));
         let next = trail.next().unwrap_or(0);
         let delivered: Vec<&PublishedBlock> = dropped.iter().rev().filter(|own| own.number() < next).collect();
         let all = delivered.iter().all(|own| own.logs.is_some());
         let Some(fork) = fork.filter(|_| all) else {
             // What was delivered is no longer known.
-            end(Level::Head, trail, &self.replays, CloseReason::ContinuityLost);
+            end_streams(Level::Head, trail, &self.replays, CloseReason::ContinuityLost);
             return;
         };
         for own in delivered {
@@ -358,7 +359,7 @@ impl Tables {
                     return;
                 }
                 Step::Broken => {
-                    end(level, trail, &self.replays, CloseReason::FinalityBroken);
+                    end_streams(level, trail, &self.replays, CloseReason::FinalityBroken);
                     return;
                 }
                 Step::Deliver(block) => {
@@ -398,7 +399,7 @@ impl Tables {
         if let Some(trail) = trails.by_level.get_mut(&level)
             && trail.fetched_page(page) >= TRIES
         {
-            end(level, trail, replays, CloseReason::ContinuityLost);
+            end_streams(level, trail, replays, CloseReason::ContinuityLost);
         }
     }
 
@@ -422,7 +423,7 @@ impl Tables {
 }
 
 /// Closes all subscribers of a level, those that replay included.
-fn end(level: Level, trail: &mut Trail, replays: &HashMap<GroupKey, ReplayGroup>, reason: CloseReason) {
+fn end_streams(level: Level, trail: &mut Trail, replays: &HashMap<GroupKey, ReplayGroup>, reason: CloseReason) {
     close(trail.subscribers(), reason);
     let groups = replays.iter().filter(|(key, _)| key.level == Some(level));
     close(groups.flat_map(|(_, group)| group.subscribers()), reason);

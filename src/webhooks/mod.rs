@@ -92,7 +92,8 @@ pub fn check_stream(query: &str) -> Result<&'static str, ErrorObjectOwned> {
 #[derive(Debug)]
 pub struct Webhooks {
     services: Arc<Services>,
-    running: Mutex<BTreeMap<Arc<str>, RunningHook>>,
+    /// `None` once the process ends: a reload while it drains begins none, for they are the next process's.
+    running: Mutex<Option<BTreeMap<Arc<str>, RunningHook>>>,
 }
 
 #[derive(Debug)]
@@ -118,7 +119,7 @@ impl Webhooks {
     pub fn start(services: Arc<Services>, hooks: Vec<HookSettings>) -> Arc<Self> {
         let webhooks = Arc::new(Self {
             services,
-            running: Mutex::default(),
+            running: Mutex::new(Some(BTreeMap::new())),
         });
         webhooks.reshape(hooks);
         webhooks
@@ -129,6 +130,7 @@ impl Webhooks {
     pub fn reshape(&self, hooks: Vec<HookSettings>) -> HooksReshaped {
         let mut running = self.running.lock();
         let mut changes = HooksReshaped::default();
+        let Some(running) = &mut *running else { return changes };
         let mut stopped = Vec::new();
         let stays = |own: &RunningHook| {
             let is_disabled = own.cell.read(0).phase == HookPhase::Disabled;
@@ -194,7 +196,7 @@ impl Webhooks {
             .map(|(block, _)| block.number);
         let now = unix_millis();
         let running = self.running.lock();
-        let status = running.values().map(|own| {
+        let status = running.iter().flatten().map(|(_, own)| own).map(|own| {
             let mut status = own.cell.read(now);
             let first = status
                 .position
@@ -217,7 +219,7 @@ impl Webhooks {
 
     /// Ends all webhooks: requests under way have a moment, and the last positions are written.
     pub async fn stop(&self) {
-        let running = std::mem::take(&mut *self.running.lock());
+        let running = self.running.lock().take().unwrap_or_default();
         for own in running.values() {
             own.stop.cancel();
         }
