@@ -66,8 +66,9 @@ impl World {
             seen: Instant::now(),
         };
         self.writer.apply(ChainEvent::Head(header)).expect("continuous");
-        self.trail
-            .reach((block.number + 1).saturating_sub(self.depth), Basis::Depth);
+        if let Some(end) = (block.number + 1).checked_sub(self.depth).filter(|end| *end > 0) {
+            self.trail.reach(end, Basis::Depth);
+        }
         let mut delivered = Vec::new();
         loop {
             match self.published.with_history(|history| self.trail.step(history)) {
@@ -91,8 +92,10 @@ fn a_walk_delivers_each_block_that_reaches_its_level() {
         (1, "1 2 5 6 9", "1 2 5 6"),
         // The numbers up to 7 were found to have no block; the branch that takes the place of block 8 has some of them.
         (1, "1 2 8 <2 4b 5b 6b", "1 2 4b 5b"),
-        (5, "1 2 3 6 8 9 <3 4b 5b 6b 7b 8b 9b", "1 2 3 4b"),
-        (3, "1 2 4 10 12 <4 5b 6b 9b", "1 2 4 5b 6b"),
+        (5, "1 2 3 6 8 9 <3 4b 5b 6b 7b 8b 9b", "2 3 4b"),
+        (3, "1 2 4 10 12 <4 5b 6b 9b", "2 4 5b 6b"),
+        // The walk begins before number 7, and goes back to numbers that the first branch left out.
+        (5, "1 2 3 11 <3 4b 5b 6b 9b 10b", "4b 5b"),
         // Of the blocks that are dropped one was delivered.
         (1, "1 2 5 6 <2", "1 2 5 broken"),
         (1, "1 2 5 6 <5 6b 7b", "1 2 5 6b"),
