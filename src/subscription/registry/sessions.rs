@@ -35,9 +35,22 @@ impl Sessions {
 
     /// Records how far a connection was sent, and queues a mark if that is further than before.
     fn mark(&mut self, client: ClientKey, tables: &Tables, due: &mut DirtyClients, now: Moment) {
-        let Some(writer) = self.writers.get(&client) else {
+        let Some(payload) = self.note(client, tables) else {
             return;
         };
+        match self
+            .writers
+            .get(&client)
+            .map(|writer| (writer, writer.push_mark(payload, now)))
+        {
+            Some((writer, Some(true))) => due.add(writer),
+            Some((_, Some(false))) => {}
+            Some((_, None)) | None => self.book.unmark(client),
+        }
+    }
+
+    /// Records how far a connection was sent. Returns the payload of a mark if that is further than before.
+    fn note(&mut self, client: ClientKey, tables: &Tables) -> Option<u64> {
         // A client may replay a thousand streams, in few groups.
         let groups: RefCell<HashMap<GroupKey, HashMap<SubscriptionId, &Cursor>>> = RefCell::default();
         let cursor = |key: GroupKey, id: SubscriptionId| {
@@ -50,13 +63,13 @@ impl Sessions {
         };
         let extent = |live: &Live<IndexSlot>| tables.extent_of(live.place, &live.recipient, client, cursor);
         let standing = |block: BlockRef| tables.published.with_history(|history| standing(history, block));
-        let Some(payload) = self.book.note(client, extent, standing, rand::random) else {
-            return;
-        };
-        match writer.push_mark(payload, now) {
-            Some(true) => due.add(writer),
-            Some(false) => {}
-            None => self.book.unmark(client),
+        self.book.note(client, extent, standing, rand::random)
+    }
+
+    /// Records how far a connection that ends was sent: a subscription that was just answered may begin without an event.
+    fn note_last(&mut self, client: ClientKey, tables: &Tables) {
+        if self.note(client, tables).is_some() {
+            self.book.unmark(client);
         }
     }
 }
@@ -82,10 +95,13 @@ impl Registry {
     /// Opens a session for this connection; a connection of the same session before is closed. `unix` is the time in
     /// seconds since 1970. A connection whose session is not known any more is closed with the reason.
     pub fn open_session(&self, key: SessionKey, writer: &Arc<ClientWriter>, unix: u64) {
-        // Under the lock of the tables nothing was sent that is not noted, and nothing is sent to a closed connection.
+        // Under the lock of the tables nothing is sent to a connection after it was noted.
         let tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
         let client = writer.id();
+        if let Some(before) = sessions.book.client_of(&key) {
+            sessions.note_last(before, &tables);
+        }
         let opened = match sessions.book.open(key, client, self.clock.now(), unix) {
             Ok(opened) => opened,
             Err(_) => return writer.close(CloseReason::NoSession),
@@ -106,9 +122,9 @@ impl Registry {
     /// Ends the connection of a session. Its positions stay unless the close reason said that they are lost. `is_noticed`:
     /// the close frame said that positions are lost, and the client has answered it; otherwise it is closed again.
     pub fn close_session(&self, client: ClientKey, keeps: bool, is_noticed: bool) {
-        // Under the lock of the tables nothing was sent that is not noted.
-        let _tables = self.tables.lock();
+        let tables = self.tables.lock();
         let mut sessions = self.sessions.lock();
+        sessions.note_last(client, &tables);
         sessions.writers.remove(&client);
         if is_noticed {
             sessions.book.close_noticed(client, self.clock.now(), keeps);

@@ -159,6 +159,11 @@ impl<P: Copy> SessionBook<P> {
         Ok(Opened { displaced, is_lost })
     }
 
+    /// Returns the connection of a session.
+    pub(super) fn client_of(&self, key: &SessionKey) -> Option<ClientKey> {
+        self.sessions.get(key)?.client
+    }
+
     fn insert(&mut self, key: SessionKey, now: Moment, slots: Vec<Slot<P>>) {
         let session = Session {
             client: None,
