@@ -246,8 +246,12 @@ impl Archive {
                 },
             };
             if linked.back().is_some_and(|last| !header.follows(last.block)) {
-                // The headers are of two branches.
+                // The headers are of two branches, and if the block in memory is the one that does not follow, of
+                // another one than the published chain.
                 self.forget();
+                if header.block == above.block {
+                    linked.clear();
+                }
                 return (linked, None);
             }
             let number = header.block.number;

@@ -213,6 +213,10 @@ impl Source {
 
     /// Fetches the logs of the node's canonical blocks from `first` to `last`, both included, that match the
     /// criteria, as JSON.
+    ///
+    /// # Errors
+    /// [`BadAnswer`] if there is no answer, or the node does not have `last`: a node that lags answers for the blocks that it
+    /// has, and nothing in the answer shows where it ends.
     pub(super) async fn logs_between(
         &self,
         first: BlockRef,
@@ -220,13 +224,20 @@ impl Source {
         criteria: &str,
     ) -> Result<Bytes, BadAnswer> {
         let (from, to) = (first.number, last.number);
+        let preferred = self.pool.by_preference(last.hash);
+        let node = *preferred.first().ok_or(BadAnswer::CallFailed)?;
+        let ask = async |method: &str, params: String| {
+            let call = self.pool.ask(node, method, &params, RANGE);
+            let answer = tokio::time::timeout(RANGE, call).await;
+            answered(answer.unwrap_or(Err(CallError::TimedOut)))
+        };
+        let newest = ask("eth_getBlockByNumber", format!(r#"["{to:#x}",false]"#)).await?;
+        match self.learned.header_of(&newest) {
+            Ok(header) if header.block == last => {}
+            _ => return Err(BadAnswer::NodeError),
+        }
         let params = format!(r#"[{{"fromBlock":"{from:#x}","toBlock":"{to:#x}",{criteria}}}]"#);
-        let call = self.pool.call_ours("eth_getLogs", &params, Some(last.hash), 0);
-        answered(
-            tokio::time::timeout(RANGE, call)
-                .await
-                .unwrap_or(Err(CallError::TimedOut)),
-        )
+        ask("eth_getLogs", params).await
     }
 
     /// Fetches the node's newest block; `None` if there is no usable answer.

@@ -9,12 +9,13 @@ mod difference;
 mod hooks;
 mod load;
 mod policy;
+mod records;
 mod schema;
 pub mod typed;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +30,10 @@ use crate::rpc::RpcSettings;
 use crate::server::{Http2, Http2Settings, ServerSettings};
 use crate::session::{KeepaliveSettings, SessionSettings};
 use crate::subscription::{ReplaySettings, SessionLimits};
-use crate::telemetry::trace::Sampling;
-use crate::telemetry::{AccessLogSettings, Destination, LogFormat};
+use crate::telemetry::{AccessLogSettings, LogFormat};
 use crate::tls::{self, TlsFiles};
 use crate::upstream::{Endpoint, Node, Share, UpstreamSettings};
 use crate::webhooks::HookSettings;
-
-use url::Url;
 
 pub use changes::{check_reload, needs_restart};
 pub use describe::{example, reference};
@@ -298,8 +296,8 @@ impl Config {
             grace: positive("shutdown.grace", typed.shutdown.grace)?,
             log_format: typed.log.format,
             log_filter: typed.log.filter.clone(),
-            access_log: access_log(&typed.log)?,
-            tracing: tracing(&typed.tracing)?,
+            access_log: records::access_log(&typed.log)?,
+            tracing: records::tracing(&typed.tracing)?,
             webhooks: hooks::check(&typed.webhooks)?,
             devnet: crate::devnet::Config {
                 seed: typed.devnet.seed,
@@ -368,42 +366,6 @@ fn fleet(typed: &typed::Fleet) -> Result<Option<FleetSettings>, ConfigError> {
     Ok(Some(FleetSettings {
         secret: AccountSecret::new(secret.as_bytes()),
         exchange: typed.exchange,
-    }))
-}
-
-fn access_log(typed: &typed::Log) -> Result<Option<AccessLogSettings>, ConfigError> {
-    let destination = match typed.access.as_str() {
-        "" => return Ok(None),
-        "stdout" => Destination::Stdout,
-        "stderr" => Destination::Stderr,
-        path => Destination::File(path.into()),
-    };
-    Ok(Some(AccessLogSettings {
-        destination,
-        sample: share("log.access_sample", typed.access_sample)?,
-    }))
-}
-
-fn tracing(typed: &typed::Tracing) -> Result<Option<OtlpSettings>, ConfigError> {
-    if typed.endpoint.is_empty() {
-        return Ok(None);
-    }
-    let endpoint = typed.endpoint.parse::<Url>().ok();
-    let endpoint = endpoint.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    let ca = (!typed.ca.is_empty()).then(|| Path::new(&typed.ca));
-    Ok(Some(OtlpSettings {
-        endpoint: endpoint.ok_or_else(|| {
-            bad(
-                "tracing.endpoint",
-                &"is not the address of a collector: use http:// or https://, as in http://127.0.0.1:4318",
-            )
-        })?,
-        protocol: typed.protocol,
-        sampling: Sampling {
-            ratio: share("tracing.sample", typed.sample)?,
-        },
-        service: typed.service.clone(),
-        trust: tls::trust(ca).map_err(|why| bad("tracing.ca", &why))?,
     }))
 }
 

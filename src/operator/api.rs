@@ -8,9 +8,10 @@ use jsonrpsee::Extensions;
 use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
 
+use super::tap::{TapItem, TapQuery};
 use super::views::{
-    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, TapItem, TapQuery,
-    UpstreamName, UpstreamView, UsageQuery, UsageRow,
+    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, UpstreamName, UpstreamView,
+    UsageQuery, UsageRow,
 };
 use crate::telemetry::Entry;
 

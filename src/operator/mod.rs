@@ -29,6 +29,7 @@ mod views;
 
 pub use api::{OperatorClient, OperatorServer};
 pub use service::{OperatorService, Parts};
+pub use tap::{TapItem, TapQuery};
 pub use usage::{UsageFileError, UsageLog};
 pub use views::*;
 // The items of `subscribe_events`.

@@ -21,11 +21,11 @@ use super::costs::Costs;
 use super::redaction;
 use super::sampler::Sampler;
 use super::status::SentBlocks;
-use super::tap::{self, MAX_TAPS, TapBounds};
+use super::tap::{self, MAX_TAPS, TapBounds, TapQuery};
 use super::usage::{self, UsageLog};
 use super::views::{
-    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, TapQuery, UpstreamName,
-    UpstreamView, UsageQuery, UsageRow,
+    AuditEntry, ClientPage, ClientQuery, ClientView, Drain, Reloaded, ReorgView, Status, UpstreamName, UpstreamView,
+    UsageQuery, UsageRow,
 };
 use crate::admin::Readiness;
 use crate::chain::Published;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use jsonrpsee::SubscriptionSink;
 use jsonrpsee::core::SubscriptionResult;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::redaction::redact;
 use super::service::send;
-use super::views::{TapItem, TapQuery};
 use crate::delivery::{Direction, TappedMessage};
 
 /// Time of a tap, if the query has none, and the longest.
@@ -22,6 +22,46 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// Most taps at a time, over all clients.
 pub(super) const MAX_TAPS: usize = 4;
+
+/// Bounds of a tap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct TapQuery {
+    /// Time after which it ends, in seconds: at most 600; 30 if not set.
+    pub seconds: Option<u64>,
+    /// Bytes of messages after which it ends: at most 4 MiB; 256 KiB if not set.
+    pub max_bytes: Option<usize>,
+}
+
+/// Item of a tap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum TapItem {
+    /// Message of the client.
+    Received {
+        /// Length, without framing and compression.
+        bytes: u64,
+        /// Text, redacted; `None` for a message above 64 KiB.
+        text: Option<String>,
+    },
+    /// Message to the client: queued, and about to be written.
+    Sent {
+        /// Length, without framing and compression.
+        bytes: u64,
+        /// Text, redacted; `None` for a message above 64 KiB.
+        text: Option<String>,
+    },
+    /// Messages that this reader missed, since it was too slow.
+    Missed {
+        /// Number of messages.
+        count: u64,
+    },
+    /// End of the tap.
+    Ended {
+        /// `time`, `bytes`, or `closed` if the client has left.
+        reason: String,
+    },
+}
 
 /// Bounds of one tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,18 +68,14 @@ impl Tables {
             if let Some((sequence, content)) = self.streams[kind as usize].pop() {
                 match content {
                     Ok(content) => self.contents(&content, sequence, due, now),
-                    Err(why) => {
-                        self.lose(kind, why, now);
-                        lost.push((kind, why));
-                    }
+                    Err(why) => lost.extend(self.lose(kind, why, now)),
                 }
             }
             self.release(due, now);
         }
         for kind in ContentKind::ALL {
             if self.streams[kind as usize].len() > MAX_AWAITED {
-                self.lose(kind, Absent::NotServed, now);
-                lost.push((kind, Absent::NotServed));
+                lost.extend(self.lose(kind, Absent::NotServed, now));
                 self.release(due, now);
             }
         }
@@ -180,22 +176,27 @@ impl Tables {
     }
 
     /// Handles contents that no node gives: closes all subscribers of this kind, and refuses new ones for a while,
-    /// except after a block that the chain has left.
-    fn lose(&mut self, kind: ContentKind, why: Absent, now: Moment) {
+    /// except after a block that the chain has left. Returns the kind and the reason if anyone was closed.
+    fn lose(&mut self, kind: ContentKind, why: Absent, now: Moment) -> Option<(ContentKind, Absent)> {
         if why != Absent::UnknownBlock {
             self.refusals[kind as usize].begin(why, now);
         }
         self.forget(kind);
-        let close = |subscriber: &Subscriber| subscriber.writer.close(CloseReason::ContinuityLost);
+        let mut closed = 0;
+        let mut close = |subscriber: &Subscriber| {
+            closed += 1;
+            subscriber.writer.close(CloseReason::ContinuityLost);
+        };
         match kind {
             ContentKind::Logs => {
-                self.logs.iter().for_each(close);
+                self.logs.iter().for_each(&mut close);
                 let replays = self.replays.values().filter(|members| members.need_logs());
                 replays.flat_map(ReplayGroup::subscribers).for_each(close);
             }
             ContentKind::Transactions => self.mined.iter().for_each(close),
             ContentKind::Receipts => self.receipts.iter().for_each(close),
         }
+        (closed > 0).then_some((kind, why))
     }
 
     /// Returns the reason for which subscriptions to this kind are refused now; `None` if they are accepted.

@@ -414,8 +414,9 @@ impl Tables {
             if let Err(why) = result
                 && is_awaited
             {
-                close(trail.subscribers_to(*kind), CloseReason::ContinuityLost);
-                lost = Some(*why);
+                let mut subscribers = trail.subscribers_to(*kind).peekable();
+                lost = lost.or(subscribers.peek().map(|_| *why));
+                close(subscribers, CloseReason::ContinuityLost);
             }
         }
         lost
