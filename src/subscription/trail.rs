@@ -283,8 +283,7 @@ impl Trail {
         if first < ahead {
             return true;
         }
-        // The new branch may have blocks of numbers that the old one left out: for a walk that began behind them, too, since
-        // a member may have joined it behind an older block.
+        // The new branch may have blocks of numbers that the old one left out, also where the walk was yet to begin.
         let next = ahead.min(end);
         if walk.cursor.is_before().is_some_and(|first| first > next) {
             walk.cursor = Cursor::from(next);
