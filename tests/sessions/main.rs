@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use alloy_provider::{Provider, ProviderBuilder, WsConnect};
 use alloy_rpc_types_eth::Filter;
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use relay::Relay;
 
-/// Time limit of every wait.
+/// Time limit of every wait, or of the time without an event.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Event as the application got it.
@@ -62,15 +62,23 @@ impl Story {
         self.0.lock().contains(&head)
     }
 
+    /// Waits until this holds. A slow application may be thousands of events behind: the time limit begins anew with
+    /// each of them.
     async fn until(&self, what: &str, is_it: impl Fn(&Self) -> bool) {
-        let waiting = async {
-            while !is_it(self) {
-                sleep(Duration::from_millis(10)).await;
+        let mut events = self.0.lock().len();
+        let mut since = Instant::now();
+        while !is_it(self) {
+            sleep(Duration::from_millis(10)).await;
+            let seen = self.0.lock();
+            if seen.len() > events {
+                (events, since) = (seen.len(), Instant::now());
             }
-        };
-        timeout(PATIENCE, waiting)
-            .await
-            .unwrap_or_else(|_| panic!("{what}: not in {PATIENCE:?}, after {:?}", self.0.lock().last()));
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{what}: no event for {PATIENCE:?}, after {events} that end with {:?}",
+                seen.last()
+            );
+        }
     }
 }
 
