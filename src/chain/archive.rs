@@ -198,7 +198,7 @@ impl Archive {
             NeededLogs::Of(_) => Page::new(from, page).sifted(),
             NeededLogs::None | NeededLogs::All => Page::new(from, page),
         };
-        let page = page.with(contents);
+        let page = page.with(contents).known_to_lead_to_memory(next.is_some());
         match next.filter(|_| last.is_none()) {
             Some(next) => page.joined(next),
             None => page,
@@ -242,17 +242,15 @@ impl Archive {
                 (Some(_), None) => return (linked, None),
                 (_, higher) => match self.search(from, higher.unwrap_or(&above).clone()).await {
                     Some(header) => header,
+                    // What should lead to memory, and does not, may be of another branch.
+                    None if end == top => return (VecDeque::new(), None),
                     None => return (linked, None),
                 },
             };
             if linked.back().is_some_and(|last| !header.follows(last.block)) {
-                // The headers are of two branches, and if the block in memory is the one that does not follow, of
-                // another one than the published chain.
+                // The headers are of two branches, and either may be another one than that of the published chain.
                 self.forget();
-                if header.block == above.block {
-                    linked.clear();
-                }
-                return (linked, None);
+                return (VecDeque::new(), None);
             }
             let number = header.block.number;
             for proved in from..number.min(end) {

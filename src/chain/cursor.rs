@@ -261,23 +261,34 @@ impl Cursor {
                 Some(resend) => resend.next,
                 None => block.number.saturating_add(1),
             },
-            At::Undoing(_, left) => left.ancestor.number.saturating_add(1),
+            At::Undoing(_, left) => {
+                let above = left.ancestor.number.saturating_add(1);
+                self.resend.as_deref().map_or(above, |resend| resend.next.min(above))
+            }
         }
     }
 
-    /// Checks if the block that the stream was sent last is known to be canonical: it is `walk`, or memory or the page
-    /// has it. A stream that begins with a number was sent none.
-    #[must_use]
-    pub fn is_on_chain(&self, walk: Option<BlockRef>, history: &History, page: &Page) -> bool {
+    /// Checks if the stream can join a walk behind the block `walk`: it was sent that block last. Where the walk is behind
+    /// no block yet, the stream's has to be of the published chain: memory has it, or the page proves it. A stream that
+    /// begins with a number was sent none.
+    ///
+    /// # Errors
+    /// The block that the stream was sent last, which may be of another branch; `None` in a removal.
+    pub fn joins_behind(&self, walk: Option<BlockRef>, history: &History, page: &Page) -> Result<(), Option<BlockRef>> {
         let last = match &self.at {
             At::Before(_) => None,
             At::Behind(block, _) => match self.resending(*block) {
                 Some(resend) => resend.last,
                 None => Some(*block),
             },
-            At::Undoing(..) => return false,
+            At::Undoing(..) => return Err(None),
         };
-        last.is_none_or(|last| walk == Some(last) || history.is_canonical(last) || page.find(last).is_some())
+        let Some(last) = last else { return Ok(()) };
+        let joins = match walk {
+            Some(walk) => walk == last,
+            None => history.is_canonical(last) || page.proves(last),
+        };
+        joins.then_some(()).ok_or(Some(last))
     }
 
     /// Checks if the stream is between two blocks, not within one.
@@ -343,7 +354,8 @@ impl Cursor {
                 },
                 At::Before(number) => return from_number(*number, history, page, needs),
                 &mut At::Behind(block, up_to) => {
-                    let known = history.is_canonical(block) || page.find(block).is_some();
+                    let is_below = history.oldest().is_none_or(|oldest| block.number < oldest.number());
+                    let known = history.is_canonical(block) || is_below && page.find(block).is_some();
                     if !known {
                         let (undo, left) = dropped_since(history, block, up_to, logs);
                         if history.is_canonical(left.ancestor) {

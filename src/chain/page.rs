@@ -41,6 +41,9 @@ pub struct Page {
     /// Hash of the block in memory that follows the last one; without blocks, no number from `from` up to it has a
     /// block.
     joins: Option<B256>,
+    /// `true` if the parent hashes lead from a block in memory to these blocks. A page that ends below memory is what one
+    /// node has there.
+    leads_to_memory: bool,
     without_logs: WithoutLogs,
     /// Contents other than logs.
     contents: HashMap<(B256, ContentKind), Content>,
@@ -80,6 +83,21 @@ impl Page {
     pub fn joined(self, next: B256) -> Self {
         let joins = Some(next);
         Self { joins, ..self }
+    }
+
+    /// Sets whether the parent hashes lead from a block in memory to the page.
+    #[must_use]
+    pub fn known_to_lead_to_memory(self, leads_to_memory: bool) -> Self {
+        Self {
+            leads_to_memory,
+            ..self
+        }
+    }
+
+    /// Checks if a block of the page is known to be of the published chain.
+    #[must_use]
+    pub fn proves(&self, block: BlockRef) -> bool {
+        self.leads_to_memory && self.find(block).is_some()
     }
 
     /// Adds contents of its blocks other than logs.

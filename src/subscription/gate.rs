@@ -28,6 +28,11 @@ impl Position {
         Self { sequence, part: 0 }
     }
 
+    /// Checks if this is the place of removals.
+    pub(super) fn is_of_removals(self) -> bool {
+        self.part == 0
+    }
+
     /// Returns the position of the block's events of this kind; kinds are declared in the order of delivery.
     pub(super) fn of(kind: Kind, sequence: u64) -> Self {
         let part = 1 + kind as u8;

@@ -457,15 +457,19 @@ fn next_below(
         return Some(Next::Ahead);
     };
     // The number alone proves nothing: memory may not know the branch of the block that the client has.
-    let is_on_chain = !is_dropped && cursor.is_on_chain(behind, history, page);
-    if is_on_chain && cursor.first_ahead() == end && cursor.is_at_a_start() {
+    let joins = cursor.joins_behind(behind, history, page);
+    let may_join = !is_dropped && joins.is_ok();
+    if may_join && cursor.first_ahead() == end && cursor.is_at_a_start() {
         return Some(Next::Level);
     }
     Some(match cursor.next(history, page, needs) {
         Next::Retraction(_) if level.is_final() => return None,
-        Next::Block(own) if own.number() >= end => Next::Level,
-        Next::Below(number) if number >= end && is_on_chain => Next::Level,
-        Next::Awaited(number) if number >= end && is_on_chain => Next::Level,
+        Next::Block(own) if own.number() >= end => match joins {
+            Err(Some(last)) => Next::Lost(last),
+            _ => Next::Level,
+        },
+        Next::Below(number) if number >= end && may_join => Next::Level,
+        Next::Awaited(number) if number >= end && may_join => Next::Level,
         // The logs of the chain's newest block are being fetched: the client's heads wait for them, as for those of
         // older blocks. The level may have this block already, if none of its members needs logs.
         Next::Level => match history.tip().map(PublishedBlock::number) {

@@ -52,6 +52,8 @@ pub(super) struct Trail {
     /// Number after the last block that has reached the level.
     end: Option<u64>,
     basis: Basis,
+    /// Block of the node's tag above the published head: it proves something once the chain has it.
+    tagged_ahead: Option<BlockRef>,
     walk: Option<Walk>,
     heads: Slab<Subscriber>,
     logs: LogIndex<Subscriber>,
@@ -264,6 +266,21 @@ impl Trail {
         self.basis = basis;
     }
 
+    /// Records that a node gives this block the level, which is above the published head: the node may have left this
+    /// chain. The oldest of these counts, so that a tag that is always one block ahead holds nothing up.
+    pub(super) fn reach_later(&mut self, block: BlockRef) {
+        self.tagged_ahead.get_or_insert(block);
+    }
+
+    /// Has the level reach a block that was tagged before the published chain had it.
+    pub(super) fn catch_up_with_tag(&mut self, history: &History, head: u64) {
+        if let Some(block) = self.tagged_ahead.take_if(|block| block.number <= head)
+            && history.is_canonical(block)
+        {
+            self.reach(block.number.saturating_add(1), Basis::Tag);
+        }
+    }
+
     /// Records that no block has the level, unless some had it before.
     pub(super) fn lack(&mut self) {
         if self.end.is_none() {
@@ -312,6 +329,7 @@ impl Trail {
     /// Forgets the place: the chain is another one.
     pub(super) fn reset(&mut self) {
         (self.end, self.walk, self.basis) = (None, None, Basis::Unknown);
+        self.tagged_ahead = None;
         self.waiting_since = None;
         (self.page, self.tries) = (Page::default(), 0);
         self.fetched.clear();
@@ -328,7 +346,9 @@ impl Trail {
         // A node may lie about its tag, and after a rewind the chain may change.
         let end = end.min(head.number.saturating_add(1));
         let Some(walk) = &mut self.walk else {
-            let cursor = Cursor::from(end);
+            // Behind a block, streams that resume join by its hash.
+            let below = end.checked_sub(1).and_then(|last| history.between(0, last).last());
+            let cursor = below.map_or_else(|| Cursor::from(end), |own| Cursor::behind(own.header.block, None));
             self.walk = Some(Walk { next: end, cursor });
             let waiting = self.subscribers().filter(|own| own.recipient.since() == u64::MAX);
             waiting.for_each(|own| own.recipient.begin(end));
@@ -372,7 +392,8 @@ impl Trail {
     }
 
     fn fetch(&mut self, history: &History, retry: Retry) -> Step {
-        match self.next().and_then(|next| history.gap(next)) {
+        let next = self.walk.as_ref().map(|walk| walk.cursor.first_ahead());
+        match next.and_then(|next| history.gap(next)) {
             Some(gap @ Gap::Below(..)) => {
                 self.is_fetching = true;
                 let retry = if self.tries > 0 { Retry::Again } else { retry };

@@ -272,7 +272,10 @@ impl Tables {
         now: Moment,
     ) {
         let next = trail.next().unwrap_or(0);
-        let delivered: Vec<&PublishedBlock> = dropped.iter().rev().filter(|own| own.number() < next).collect();
+        let is_delivered = |own: &&PublishedBlock| {
+            own.number() < next && trail.subscribers().any(|sub| sub.recipient.was_sent(own.number()))
+        };
+        let delivered: Vec<&PublishedBlock> = dropped.iter().rev().filter(is_delivered).collect();
         let all = delivered.iter().all(|own| own.logs.is_some());
         let Some(fork) = fork.filter(|_| all) else {
             // What was delivered is no longer known.
@@ -287,17 +290,25 @@ impl Tables {
         trail.rewind(fork);
     }
 
-    /// Records a node's answer about a tag; returns `false` if it contradicts this chain. `depth` takes the place of tags
-    /// on a chain that has none; 0 for nothing.
+    /// Records a node's answer about a tag; returns `false` if it says nothing about the published chain. `depth` takes the
+    /// place of tags on a chain that has none; 0 for nothing.
     pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) -> bool {
+        let head = self.published.with_history(|history| Some(history.stands_at()?.number));
+        if let (Some(head), Tagged::Block(block)) = (head, tagged)
+            && block.number > head
+        {
+            self.trails.has_tags = true;
+            if let Some(trail) = self.trails.by_level.get_mut(&Level::Tag(tag)) {
+                trail.reach_later(block);
+            }
+            return false;
+        }
         let head = self.published.with_history(|history| {
             let head = history.stands_at()?;
             let is_ours = match tagged {
                 // A node on another branch, or one that contradicts itself, proves nothing about this chain.
                 Tagged::Block(block) => {
-                    block.number > head.number
-                        || history.oldest().is_some_and(|oldest| block.number < oldest.number())
-                        || history.is_canonical(block)
+                    history.oldest().is_some_and(|oldest| block.number < oldest.number()) || history.is_canonical(block)
                 }
                 Tagged::None | Tagged::Refused | Tagged::Unknown => true,
             };
@@ -310,7 +321,7 @@ impl Tables {
         match tagged {
             Tagged::Block(block) => {
                 self.trails.has_tags = true;
-                trail.reach(block.number.min(head).saturating_add(1), Basis::Tag);
+                trail.reach(block.number.saturating_add(1), Basis::Tag);
             }
             Tagged::None if depth > 0 && !self.trails.has_tags => {
                 trail.reach(end_at_depth(head, depth.saturating_add(1)), Basis::Depth);
@@ -331,6 +342,8 @@ impl Tables {
             if let Some(end) = level.end_at(head.number) {
                 trail.reach(end, Basis::Depth);
             }
+            self.published
+                .with_history(|history| trail.catch_up_with_tag(history, head.number));
             self.advance_trail(*level, trail, &mut work, due, now);
         }
         self.trails = trails;

@@ -45,11 +45,13 @@ impl Delivered {
     #[must_use]
     pub fn resume(&self, places: Vec<Located>, overlap: u64) -> Cursor {
         let ancestors = || places.iter().map(|place| place.left.ancestor);
-        let received = self.received.and_then(|_| ancestors().next());
         // The client may have any of these: each has to be taken back, should the chain leave it.
         let Some(sent) = ancestors().max_by_key(|ancestor| ancestor.number) else {
             return Cursor::from(self.first);
         };
+        // What follows the lowest may have been taken back to get to another.
+        let lowest = ancestors().min_by_key(|ancestor| ancestor.number);
+        let received = lowest.filter(|_| self.received.is_some());
         let mut undo: Vec<Retraction> = places.into_iter().flat_map(|place| place.undo).collect();
         undo.retain(|own| own.logs.block.number >= self.first);
         undo.sort_by_key(|own| (own.logs.block.number, own.logs.block.hash));

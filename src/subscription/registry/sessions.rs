@@ -66,6 +66,14 @@ impl Sessions {
         self.book.note(client, extent, standing, rand::random)
     }
 
+    /// Records the removal with which a repeated subscription begins: it may be over when the connection is noted next.
+    fn note_removal(&mut self, tables: &Tables, id: SubscriptionId, key: GroupKey) {
+        let cursor = tables.replays.get(&key).and_then(|group| group.cursor_of(id));
+        if let Some(SentExtent::TakingBack { from }) = cursor.and_then(Cursor::sent_extent) {
+            self.book.take_back(key.client(), id, from);
+        }
+    }
+
     /// Records how far a connection that ends was sent: a subscription that was just answered may begin without an event.
     fn note_last(&mut self, client: ClientKey, tables: &Tables) {
         if self.note(client, tables).is_some() {
@@ -165,6 +173,9 @@ impl Registry {
         let begins = tables.begins(&live);
         let mut sessions = self.sessions.lock();
         sessions.book.follow(writer.id(), key, claim, live, begins);
+        if let IndexSlot::Resumed(_, key) = own.place {
+            sessions.note_removal(&tables, own.recipient.id(), key);
+        }
         if claim.is_some() {
             self.count_session("resumed");
         }
@@ -175,9 +186,11 @@ impl Registry {
         if self.session_clients.load(Ordering::Relaxed) == 0 {
             return;
         }
+        let mut sessions = self.sessions.lock();
         if let Some((first, at)) = tables.begins_resumed(key, id) {
-            self.sessions.lock().book.begin(key.client(), id, first, at);
+            sessions.book.begin(key.client(), id, first, at);
         }
+        sessions.note_removal(tables, id, key);
     }
 
     /// Forgets the position of a subscription that its client has ended, or that cannot be served.
@@ -293,10 +306,14 @@ impl Tables {
         }
     }
 
-    /// Returns the newest canonical block of which a connection was sent all live events of this kind. `is_missing`: the
-    /// newest head is still to come.
+    /// Returns the newest canonical block of which a connection was sent all live events of this kind; `None` while a removal
+    /// waits for it. `is_missing`: the newest head is still to come.
     fn sent_up_to(&self, kind: Kind, is_missing: bool, client: ClientKey, since: u64) -> Option<BlockRef> {
         let bound = self.gate.first_of(client);
+        if bound.is_some_and(Position::is_of_removals) {
+            // A removal waits: memory has left the branch, the client has not.
+            return None;
+        }
         let front = self.fronts().of(kind);
         self.published.with_history(|history| {
             let tip = history.tip()?.sequence;

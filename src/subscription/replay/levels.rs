@@ -29,7 +29,8 @@ const REFUSALS: u32 = 3;
 /// Answer of a node to the task.
 enum Answer {
     Tag(Tag, Tagged),
-    Page(Level, Page),
+    /// Page for a level, and the generation of memory in which it was fetched.
+    Page(Level, u64, Page),
 }
 
 impl Replays {
@@ -152,7 +153,12 @@ impl Replays {
                     self.published.note_final(block.number);
                 }
             }
-            Answer::Page(level, page) => self.registry.trail_page(level, page),
+            Answer::Page(level, generation, page) => {
+                // A page of a chain that has changed may be of a branch that was left.
+                let is_current = generation == self.published.with_history(History::generation);
+                let page = if is_current { page } else { Page::default() };
+                self.registry.trail_page(level, page);
+            }
         }
     }
 
@@ -176,6 +182,7 @@ impl Replays {
             self.archive.forget();
         }
         let generation = self.published.with_history(History::generation);
-        Answer::Page(level, self.archive.page(generation, gap, Fetch::Headers, &[]).await)
+        let page = self.archive.page(generation, gap, Fetch::Headers, &[]).await;
+        Answer::Page(level, generation, page)
     }
 }

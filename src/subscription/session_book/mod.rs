@@ -392,10 +392,17 @@ impl<P: Copy> SessionBook<P> {
                 continue;
             }
             let Some((extent, first)) = extent_of(live) else {
+                if let Some(track) = &mut slot.track {
+                    track.may_be_taken_back(&standing);
+                }
                 continue;
             };
             if extent.current() == Some(None) {
                 slot.track.get_or_insert_with(|| Track::begin(first.unwrap_or(0), None));
+            }
+            // A live subscription that was there before the first block has no other beginning.
+            if let (None, None, Some(block)) = (&slot.track, first, extent.current().flatten()) {
+                slot.track = Some(Track::begin(block.number, None));
             }
             match &mut slot.track {
                 Some(track) => track.sent(extent, first, &standing, number),
@@ -439,6 +446,20 @@ impl<P: Copy> SessionBook<P> {
         let is_it = |slot: &&mut Slot<P>| matches!(&slot.state, SlotState::Live(live, _) if live.recipient.id() == id);
         if let Some(slot) = session.slots.iter_mut().find(is_it) {
             slot.track.get_or_insert_with(|| Track::begin(first, at));
+        }
+    }
+
+    /// Records a removal down to the block of number `from` with which a repeated subscription begins.
+    pub(super) fn take_back(&mut self, client: ClientKey, id: SubscriptionId, from: u64) {
+        let Some(session) = self.session(client) else { return };
+        let is_it = |slot: &&mut Slot<P>| matches!(&slot.state, SlotState::Live(live, _) if live.recipient.id() == id);
+        if let Some(track) = session
+            .slots
+            .iter_mut()
+            .find(is_it)
+            .and_then(|slot| slot.track.as_mut())
+        {
+            track.take_back(from, None);
         }
     }
 

@@ -466,8 +466,10 @@ fn a_lost_position_is_not_forgotten_over_a_restart() {
             Some((1, Some(block(7)))),
         );
     }
-    book.note(1, reached(8), |_| Standing::Canonical, || 50);
-    book.note(1, reached(9), |_| Standing::Unknown, || 51);
+    // More branches than are remembered, and no pong.
+    for number in 8..40 {
+        book.note(1, reached(number), |_| Standing::Dropped(6), || 50 + number);
+    }
     book.close(1, at(2), true);
     let saved = book.save(at(2), NOW);
     let mut next = SessionBook::<()>::new(limits(), NOW + 1);

@@ -13,7 +13,7 @@ pub(in crate::subscription) enum Standing {
     Canonical,
     /// On a branch that begins above the block of this number.
     Dropped(u64),
-    /// Not known any more.
+    /// Not known any more: the way back is looked for when the client returns.
     Unknown,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Track {
     pub(super) left: Vec<(Option<u64>, BlockRef)>,
     /// What was taken back meanwhile: if the chain returns to the received block, its ancestors from there on are due again.
     pub(super) taken_back: Option<TakenBack>,
-    /// `true` if the way back from a branch is not known any more.
+    /// `true` if more branches were left than are remembered.
     pub(super) is_lost: bool,
 }
 
@@ -81,15 +81,17 @@ impl Track {
         if let Some(old) = self.sent.filter(|old| ever != Some(*old)) {
             match standing(old) {
                 // Taken back, and the chain has returned to it: the client may still have it when the chain leaves it again.
-                Standing::Canonical if ever.is_some_and(|ever| ever.number < old.number) => {
-                    self.leave_branch(Some(mark), old);
+                Standing::Canonical => {
+                    if let Some(ever) = ever.filter(|ever| ever.number < old.number) {
+                        self.take_back(ever.number.saturating_add(1), Some(mark));
+                        self.leave_branch(Some(mark), old);
+                    }
                 }
-                Standing::Canonical => {}
                 Standing::Dropped(fork) => {
                     self.take_back(fork.saturating_add(1), Some(mark));
                     self.leave_branch(Some(mark), old);
                 }
-                Standing::Unknown => self.is_lost = true,
+                Standing::Unknown => self.leave_branch(Some(mark), old),
             }
         }
         self.sent = ever.or(self.sent);
@@ -102,8 +104,15 @@ impl Track {
         self.left.truncate(MAX_LEFT);
     }
 
+    /// Records that the newest sent block may be being taken back, while the stream has no place between two blocks.
+    pub(super) fn may_be_taken_back(&mut self, standing: impl Fn(BlockRef) -> Standing) {
+        if let Some(Standing::Dropped(fork)) = self.sent.map(standing) {
+            self.take_back(fork.saturating_add(1), None);
+        }
+    }
+
     /// Records a removal down to the block of number `from`; what follows it begins there, below the first block too.
-    fn take_back(&mut self, from: u64, mark: Option<u64>) {
+    pub(super) fn take_back(&mut self, from: u64, mark: Option<u64>) {
         self.first = self.first.min(from);
         let from = self.taken_back.map_or(from, |before| before.from.min(from));
         self.taken_back = Some(TakenBack { from, mark });

@@ -153,8 +153,16 @@ impl World {
         self.chain.push(block);
     }
 
-    /// Writes one step of the stream; `false` if there is none.
-    fn write(&mut self) -> bool {
+    /// Writes so many steps of the stream in one turn, which is noted once; `false` if there is none.
+    fn write(&mut self, steps: usize) -> bool {
+        let written = (0..steps).take_while(|_| self.step()).count();
+        if written > 0 {
+            self.note();
+        }
+        written > 0
+    }
+
+    fn step(&mut self) -> bool {
         let Self {
             cursor,
             published,
@@ -169,6 +177,10 @@ impl World {
             _ => return false,
         }
         self.cursor.record_sent(&next);
+        true
+    }
+
+    fn note(&mut self) {
         let Self {
             book,
             cursor,
@@ -187,7 +199,6 @@ impl World {
             })
         };
         wire.extend(book.note(*client, extent, standing, rand::random).map(Sent::Mark));
-        true
     }
 
     fn take(&mut self) -> bool {
@@ -234,6 +245,9 @@ impl World {
         self.cursor = delivered.resume(places, OVERLAP);
         self.book
             .follow(self.client, own, Some(&claim), self.live.clone(), None);
+        if let Some(SentExtent::TakingBack { from }) = self.cursor.sent_extent() {
+            self.book.take_back(self.client, self.live.recipient.id(), from);
+        }
     }
 }
 
@@ -243,14 +257,14 @@ fn play(needs: Needs, acts: Vec<Act>) -> Result<(), TestCaseError> {
         match act {
             Act::Grow(drop, grow) => world.grow(drop, grow),
             Act::Return(which) => world.switch(which),
-            Act::Write(steps) => drop((0..steps).take_while(|_| world.write()).count()),
+            Act::Write(steps) => drop(world.write(steps)),
             Act::Take(messages) => drop((0..messages).take_while(|_| world.take()).count()),
             Act::Cut(drops) => world.cut(drops),
         }
     }
     // The chain goes on above every branch, so nobody waits for one.
     world.grow(0, 8);
-    while world.write() {}
+    while world.write(8) {}
     while world.take() {}
     world.hand_out(false);
     let mut applied: Vec<(u64, B256)> = world.applied.keys().copied().collect();
