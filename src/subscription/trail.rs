@@ -267,8 +267,9 @@ impl Trail {
     }
 
     /// Records that a node gives this block the level, which is above the published head: the node may have left this
-    /// chain. The oldest of these counts, so that a tag that is always one block ahead holds nothing up.
+    /// chain. The lowest of these counts, so that a tag that is always one block ahead holds nothing up.
     pub(super) fn reach_later(&mut self, block: BlockRef) {
+        self.tagged_ahead.take_if(|before| before.number > block.number);
         self.tagged_ahead.get_or_insert(block);
     }
 

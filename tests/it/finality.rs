@@ -319,12 +319,16 @@ async fn a_tag_that_moves_back_or_beyond_the_head_harms_nobody() {
     *tag.lock() = Answers::Block(14);
     node.mine(Mine::logs(1));
     heads_up_to(&mut client, 13, 14).await;
-    // Beyond the head: nothing but the chain's own blocks.
+    // Beyond the head: it proves nothing about this chain.
     *tag.lock() = Answers::Block(1 << 40);
     node.mine(Mine::logs(1));
-    heads_up_to(&mut client, 15, head + 5).await;
+    node.settled(&proxy).await;
+    *tag.lock() = Answers::Block(16);
     node.mine(Mine::logs(1));
-    heads_up_to(&mut client, head + 6, head + 6).await;
+    heads_up_to(&mut client, 15, 16).await;
+    *tag.lock() = Answers::Block(head + 7);
+    node.mine(Mine::logs(1));
+    heads_up_to(&mut client, 17, head + 7).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use alloy_primitives::B256;
 use serde_json::json;
 
 use super::{Desk, all_logs, header, words};
-use crate::chain::{BlockRef, ContentKind, Cursor, Page};
+use crate::chain::{BlockRef, ContentKind, Cursor, Page, Tag, Tagged};
 use crate::clock::Moment;
 use crate::subscription::block_filter::{BlockFilter, Include};
 use crate::subscription::replay_group::{GroupKey, WaitFor};
@@ -100,6 +100,34 @@ async fn a_stream_behind_a_block_that_memory_does_not_know_joins_no_walk_by_its_
         } else {
             assert!(is_lost(&until[1]), "{level:?} {own:?}: {until:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_above_the_published_head_counts_once_the_chain_has_that_block() {
+    for (tagged, story, expected) in [
+        (header(3).block, "", 2),
+        (header(3).block, "h3", 3),
+        (header(3).block, "h3 h4", 3),
+        (of_another_branch(3), "h3 h4", 2),
+    ] {
+        let desk = Desk::new(8);
+        let client = desk.client(&Arc::default()).await;
+        let safe = Level::Tag(Tag::Safe);
+        let _subscription = desk.subscribe(&client, Topic::Trailing(safe, Stream::Heads, Start::Live));
+        desk.play("h1 h2");
+        for block in [header(2).block, tagged] {
+            desk.registry.note_tag(Tag::Safe, Tagged::Block(block), 0);
+            desk.registry.advance_trails();
+        }
+        for word in story.split_whitespace() {
+            desk.play(word);
+            desk.registry.advance_trails();
+        }
+        let [level] = &desk.registry.levels()[..] else {
+            panic!("one level is in use");
+        };
+        assert_eq!(level.number, Some(expected), "{tagged:?} {story}");
     }
 }
 
