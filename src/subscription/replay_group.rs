@@ -459,12 +459,16 @@ fn next_below(
     // The number alone proves nothing: memory may not know the branch of the block that the client has.
     let joins = cursor.joins_behind(behind, history, page);
     let may_join = !is_dropped && joins.is_ok();
-    if may_join && cursor.first_ahead() == end && cursor.is_at_a_start() {
-        return Some(Next::Level);
+    // Below memory nothing proves the block yet: once the walk has delivered one, the stream goes on to that.
+    let oldest = history.oldest().map_or(0, PublishedBlock::number);
+    let waits = behind.is_none() && matches!(joins, Err(Some(last)) if last.number < oldest);
+    if (may_join || waits && !is_dropped) && cursor.first_ahead() == end && cursor.is_at_a_start() {
+        return Some(if may_join { Next::Level } else { Next::Ahead });
     }
     Some(match cursor.next(history, page, needs) {
         Next::Retraction(_) if level.is_final() => return None,
         Next::Block(own) if own.number() >= end => match joins {
+            Err(Some(_)) if waits => Next::Ahead,
             Err(Some(last)) => Next::Lost(last),
             _ => Next::Level,
         },

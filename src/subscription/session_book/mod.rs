@@ -400,9 +400,10 @@ impl<P: Copy> SessionBook<P> {
             if extent.current() == Some(None) {
                 slot.track.get_or_insert_with(|| Track::begin(first.unwrap_or(0), None));
             }
-            // A live subscription that was there before the first block has no other beginning.
-            if let (None, None, Some(block)) = (&slot.track, first, extent.current().flatten()) {
-                slot.track = Some(Track::begin(block.number, None));
+            // A subscription that was there before the first block, or before its level had a place, has no other beginning.
+            if let Some(block) = extent.current().flatten() {
+                let first = first.filter(|first| *first > 0).unwrap_or(block.number);
+                slot.track.get_or_insert_with(|| Track::begin(first, None));
             }
             match &mut slot.track {
                 Some(track) => track.sent(extent, first, &standing, number),
