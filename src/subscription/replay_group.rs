@@ -2,16 +2,18 @@
 //! block, heads before logs, so that the order across them (E3) is that of the live stream. No I/O.
 
 mod member;
+mod round;
 
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::chain::{BlockRef, ContentKind, Cursor, Gap, History, Needs, Next, Page, PublishedBlock, Retraction};
+use crate::chain::{BlockRef, ContentKind, Cursor, Gap, History, Next, Page, PublishedBlock, Retraction};
 use crate::clock::Moment;
 use crate::delivery::{Kind, Phase, SubscriptionId};
 
 use self::member::ReplayMember;
+use self::round::Round;
 use super::subscriber::{ClientKey, Subscriber};
 use super::trail::WalkPlace;
 use super::{Level, LogFilter, Stream};
@@ -328,159 +330,4 @@ impl ReplayGroup {
         let first = member.cursor.map_or(0, |cursor| cursor.first());
         (member.stream, member.subscriber, first)
     }
-}
-
-/// Positions of all streams of a client.
-#[derive(Debug, Default)]
-struct Round {
-    /// Streams at the oldest block that any stream is at, with their next events; and the number of that block.
-    first: Vec<(usize, Next)>,
-    number: u64,
-    /// `true` if that block has to be fetched.
-    below: bool,
-    level: Vec<usize>,
-    pending: bool,
-    lost: Option<(SubscriptionId, Lost)>,
-    /// `true` if a stream of finality is behind a dropped block.
-    broken: bool,
-}
-
-impl Round {
-    fn of(all: &mut [ReplayMember], history: &History, page: &Page, goal: Goal) -> Self {
-        let mut round = Self::default();
-        let mut awaited = u64::MAX;
-        for (i, member) in all.iter_mut().enumerate() {
-            let ReplayMember {
-                stream,
-                is_asked_for,
-                cursor: Some(cursor),
-                left_behind,
-                subscriber,
-                ..
-            } = member
-            else {
-                continue;
-            };
-            if !subscriber.recipient.is_answered() {
-                continue;
-            }
-            let needs = match stream {
-                Stream::Blocks(_) => Needs::Blocks,
-                Stream::Heads | Stream::Mined(_) | Stream::Receipts(_) => Needs::Headers,
-                Stream::Logs(_) if *is_asked_for => Needs::MatchingLogs,
-                Stream::Logs(_) => Needs::Logs,
-            };
-            let next = match (goal, left_behind) {
-                (Goal::Head, Some(block)) => Next::Lost(*block),
-                (Goal::Head, None) => cursor.next(history, page, needs),
-                (Goal::Trail(level, walk), _) => match next_below(level, walk, cursor, history, page, needs) {
-                    Some(next) => next,
-                    None => {
-                        round.broken = true;
-                        return round;
-                    }
-                },
-            };
-            let number = match &next {
-                Next::Ahead => continue,
-                Next::Pending => {
-                    round.pending = true;
-                    continue;
-                }
-                Next::Awaited(number) => {
-                    round.pending = true;
-                    awaited = awaited.min(*number);
-                    continue;
-                }
-                // A reorg may take back logs that the client got before it resumed: logs that memory lacks are
-                // fetched first.
-                Next::Level
-                    if matches!(goal, Goal::Head)
-                        && stream.kind() == Kind::Logs
-                        && history.without_logs().next().is_some() =>
-                {
-                    round.pending = true;
-                    continue;
-                }
-                Next::Level => {
-                    round.level.push(i);
-                    continue;
-                }
-                Next::Lost(block) => {
-                    let lost = Lost {
-                        block: *block,
-                        up_to: cursor.told_of(*block),
-                        logs: stream.needs(ContentKind::Logs),
-                    };
-                    round.lost = Some((subscriber.recipient.id(), lost));
-                    return round;
-                }
-                Next::Retraction(_) => 0,
-                Next::Rest(logs, _) => logs.block.number,
-                Next::Block(own) => own.header.block.number,
-                Next::Below(number) => *number,
-            };
-            if round.first.is_empty() || number < round.number {
-                round.first.clear();
-                round.number = number;
-                round.below = false;
-            }
-            if number == round.number {
-                round.below |= matches!(next, Next::Below(_));
-                round.first.push((i, next));
-            }
-        }
-        // The next head is delivered after the logs of this block (E3).
-        if round.number > awaited {
-            round.first.clear();
-        }
-        round
-    }
-}
-
-/// Returns the next step of a stream that joins a level where its walk is; `None` if the stream takes nothing back and is
-/// behind a block that a reorg dropped.
-fn next_below(
-    level: Level,
-    walk: Option<WalkPlace>,
-    cursor: &mut Cursor,
-    history: &History,
-    page: &Page,
-    needs: Needs,
-) -> Option<Next> {
-    let is_dropped = cursor.is_behind().is_some_and(|block| history.is_dropped(block));
-    if is_dropped && level.is_final() {
-        return None;
-    }
-    let Some(WalkPlace { next: end, behind }) = walk.filter(|walk| is_dropped || cursor.first_ahead() <= walk.next)
-    else {
-        return Some(Next::Ahead);
-    };
-    // The number alone proves nothing: memory may not know the branch of the block that the client has.
-    let joins = cursor.joins_behind(behind, history, page);
-    let may_join = !is_dropped && joins.is_ok();
-    // Below memory nothing proves the block yet: once the walk has delivered one, the stream goes on to that.
-    let oldest = history.oldest().map_or(0, PublishedBlock::number);
-    let waits = behind.is_none() && matches!(joins, Err(Some(last)) if last.number < oldest);
-    if (may_join || waits && !is_dropped) && cursor.first_ahead() == end && cursor.is_at_a_start() {
-        return Some(if may_join { Next::Level } else { Next::Ahead });
-    }
-    Some(match cursor.next(history, page, needs) {
-        Next::Retraction(_) if level.is_final() => return None,
-        Next::Block(own) if own.number() >= end => match joins {
-            Err(Some(_)) if waits => Next::Ahead,
-            Err(Some(last)) => Next::Lost(last),
-            _ => Next::Level,
-        },
-        Next::Below(number) if number >= end && may_join => Next::Level,
-        Next::Awaited(number) if number >= end && may_join => Next::Level,
-        // The logs of the chain's newest block are being fetched: the client's heads wait for them, as for those of
-        // older blocks. The level may have this block already, if none of its members needs logs.
-        Next::Level => match history.tip().map(PublishedBlock::number) {
-            Some(tip) if tip >= end => Next::Level,
-            Some(tip) if tip >= cursor.first_ahead() => Next::Awaited(tip),
-            _ => Next::Ahead,
-        },
-        other => other,
-    })
 }

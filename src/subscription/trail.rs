@@ -6,6 +6,7 @@
 //! contents that memory lacks are fetched for the next few blocks, once for all subscribers. A block is delivered whole:
 //! head, logs, transactions, receipts (E3).
 
+mod contents;
 mod delivery;
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,18 +18,12 @@ use slab::Slab;
 pub(super) use self::delivery::WholeBlock;
 use super::block_table::{BlockSlot, BlockTable};
 use super::marked::MarkedStreams;
-use super::subscriber::{ClientKey, Subscriber, is_open};
+use super::subscriber::{ClientKey, Subscriber};
 use super::{Index, LogIndex, LogSlot, ReceiptFilter, Slot, Stream, TransactionFilter};
-use crate::chain::{
-    BlockLogs, BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, PublishedBlock,
-    SentExtent,
-};
+use crate::chain::{BlockRef, Content, ContentKind, Cursor, Gap, Header, History, Needs, Next, Page, SentExtent};
 use crate::clock::Moment;
 use crate::delivery::SubscriptionId;
 use crate::shares::Owner;
-
-/// Blocks whose contents are fetched ahead of the walk.
-const AHEAD: usize = 4;
 
 /// Source of the number up to which blocks have a level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -273,13 +268,12 @@ impl Trail {
         self.tagged_ahead.get_or_insert(block);
     }
 
-    /// Has the level reach a block that was tagged before the published chain had it.
-    pub(super) fn catch_up_with_tag(&mut self, history: &History, head: u64) {
-        if let Some(block) = self.tagged_ahead.take_if(|block| block.number <= head)
-            && history.is_canonical(block)
-        {
-            self.reach(block.number.saturating_add(1), Basis::Tag);
-        }
+    /// Has the level reach a block that was tagged before the published chain had it, and returns the block.
+    pub(super) fn catch_up_with_tag(&mut self, history: &History, head: u64) -> Option<BlockRef> {
+        let tagged = self.tagged_ahead.take_if(|block| block.number <= head)?;
+        let block = Some(tagged).filter(|block| history.is_canonical(*block))?;
+        self.reach(block.number.saturating_add(1), Basis::Tag);
+        Some(block)
     }
 
     /// Records that no block has the level, unless some had it before.
@@ -411,110 +405,6 @@ impl Trail {
         (self.page, self.is_fetching) = (page, false);
         self.tries += 1;
         self.tries
-    }
-
-    /// Returns the block with all contents that subscribers need; `None` if some are missing.
-    fn whole(&mut self, header: Header, logs: Option<Arc<BlockLogs>>) -> Option<WholeBlock> {
-        let hash = header.block.hash;
-        let kept = |kind| self.fetched.get(&(hash, kind));
-        let logs = logs.or_else(|| match kept(ContentKind::Logs) {
-            Some(Content::Logs(logs)) => Some(logs.clone()),
-            _ => None,
-        });
-        let transactions = match kept(ContentKind::Transactions) {
-            Some(Content::Transactions(transactions)) => Some(transactions.clone()),
-            _ => None,
-        };
-        let receipts = match kept(ContentKind::Receipts) {
-            Some(Content::Receipts(receipts)) => Some(receipts.clone()),
-            _ => None,
-        };
-        let is_lacking = |kind, is_there: bool| !is_there && self.needs(kind);
-        if is_lacking(ContentKind::Logs, logs.is_some())
-            || is_lacking(ContentKind::Transactions, transactions.is_some())
-            || is_lacking(ContentKind::Receipts, receipts.is_some())
-        {
-            return None;
-        }
-        self.fetched.retain(|(of, _), _| *of != hash);
-        Some(WholeBlock {
-            header,
-            logs,
-            transactions,
-            receipts,
-            more: false,
-        })
-    }
-
-    fn needs(&self, kind: ContentKind) -> bool {
-        self.subscribers_to(kind).any(is_open)
-    }
-
-    /// Notes the contents that the next blocks lack.
-    fn lacking(&mut self, history: &History, awaits_logs: bool, end: u64) -> Step {
-        let next = self.next().unwrap_or(end);
-        let last = end.saturating_sub(1);
-        let oldest = history.oldest().map_or(0, |oldest| oldest.number());
-        let below = self.page.blocks().iter();
-        let below = below.filter(|own| (next..oldest.min(end)).contains(&own.number()));
-        let ahead: Vec<_> = below
-            .chain(history.between(next.max(oldest), last))
-            .take(AHEAD)
-            .collect();
-        let needed: Vec<ContentKind> = ContentKind::ALL.into_iter().filter(|kind| self.needs(*kind)).collect();
-        let lacks = |kind: ContentKind, own: &PublishedBlock| match kind {
-            // Live subscriptions have them fetched already.
-            ContentKind::Logs if own.logs.is_some() || own.awaits_logs => false,
-            kind => !self.fetched.contains_key(&(own.header.block.hash, kind)),
-        };
-        let mut awaited = Vec::new();
-        for own in ahead {
-            let lacked = needed.iter().filter(|kind| lacks(**kind, own));
-            awaited.extend(lacked.map(|kind| (*kind, own.header.clone())));
-        }
-        let key = |(kind, header): &(ContentKind, Header)| (*kind, header.block.hash);
-        let is_same = awaited.iter().map(key).eq(self.awaited.iter().map(key));
-        self.awaited = awaited;
-        if is_same || (awaits_logs && self.awaited.is_empty()) {
-            Step::Idle
-        } else {
-            Step::Await
-        }
-    }
-
-    /// Returns the contents that are to be fetched now, the next block's first.
-    pub(super) fn awaited(&self) -> &[(ContentKind, Header)] {
-        &self.awaited
-    }
-
-    /// Returns the length of the fetched contents and of the page, in bytes of JSON.
-    pub(super) fn fetched_bytes(&self) -> usize {
-        let contents = self.fetched.values().map(Content::json_len).sum::<usize>();
-        contents + self.page.json_len()
-    }
-
-    /// Checks if the awaited contents at this place belong to the block that comes first.
-    pub(super) fn awaits_next(&self, at: usize) -> bool {
-        let block = |at: usize| self.awaited.get(at).map(|(_, header)| header.block);
-        block(at) == block(0)
-    }
-
-    /// Checks if the next block waits for contents of this kind.
-    pub(super) fn is_waiting_for(&self, kind: ContentKind) -> bool {
-        let mut awaited = self.awaited.iter().enumerate();
-        awaited.any(|(at, (own, _))| *own == kind && self.awaits_next(at))
-    }
-
-    /// Takes contents if they are awaited; `false` if they are not.
-    pub(super) fn take(&mut self, block: B256, kind: ContentKind, content: Option<&Content>) -> bool {
-        let is_it = |(own, header): &(ContentKind, Header)| *own == kind && header.block.hash == block;
-        let before = self.awaited.len();
-        self.awaited.retain(|own| !is_it(own));
-        let is_awaited = self.awaited.len() < before;
-        if let Some(content) = content.filter(|_| is_awaited) {
-            self.fetched.insert((block, kind), content.clone());
-        }
-        is_awaited
     }
 }
 

@@ -342,8 +342,12 @@ impl Tables {
             if let Some(end) = level.end_at(head.number) {
                 trail.reach(end, Basis::Depth);
             }
-            self.published
+            let caught_up = self
+                .published
                 .with_history(|history| trail.catch_up_with_tag(history, head.number));
+            if let (Level::Tag(Tag::Finalized), Some(block)) = (level, caught_up) {
+                self.published.reader().note_final(block.number);
+            }
             self.advance_trail(*level, trail, &mut work, due, now);
         }
         self.trails = trails;
