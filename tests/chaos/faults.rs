@@ -92,6 +92,10 @@ impl Kind {
     }
 }
 
+/// Time in which a process that goes on reads the requests that came while it was stopped; who sent them may have given
+/// them up before.
+const READING: Duration = Duration::from_secs(1);
+
 /// One fault that has happened.
 #[derive(Debug)]
 struct Fault {
@@ -168,7 +172,8 @@ impl Faults {
     pub fn explain(&self, repeat: &Repeat) -> bool {
         self.0.iter().any(|fault| {
             let at = |instant: Instant| SystemTime::now() - instant.elapsed();
-            fault.kind.may_cost_an_answer() && at(fault.began) <= repeat.again && repeat.taken <= at(fault.ended)
+            let ended = at(fault.ended) + READING;
+            fault.kind.may_cost_an_answer() && at(fault.began) <= repeat.again && repeat.taken <= ended
         })
     }
 
