@@ -25,10 +25,12 @@
 //!          < delivery::writer                     answers and events share one queue
 //!
 //! fleet    fleet         exchange > ledger        edges report their clients' use to roots, which answer with others'
-//!            > door                                a debt, which the account works off
+//!            > door                                use elsewhere, subtracted from this account's quota
 //!
 //! operator admin         listener > access        pages, the live one too, and who may use the API
 //!          operator      api > service            a trait served by jsonrpsee: reads the state of the others, acts on it
+//!
+//! failover upstream      shared > active          a node is lost, or lags; which one to use instead (ranking > choice)
 //!
 //! records  telemetry     recorder > access_log     lines, written by a thread
 //!                        recorder > trace          spans, exported by otlp
@@ -56,11 +58,11 @@
 //!    tracker, history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's cache scope; the
 //!    queue.
 //! 4. Every channel, map and buffer has a bound.
-//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason, or with a
-//!    reset if the client takes no bytes at all.
+//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason (of server-sent
+//!    events, with an event that says it), or with a reset if the client takes no bytes at all.
 //!    Best-effort events (pending transactions, kinds that only the node knows) are dropped first, and counted.
-//! 6. Only idempotent calls are sent twice. A signed transaction is sent again only if its connection was lost, and no
-//!    node is known to have it.
+//! 6. Only idempotent calls are sent twice. A signed transaction goes to all nodes once or to one; it is sent again only
+//!    if its connection was lost, and no node is known to have it.
 //! 7. On the event path the node's JSON is not rebuilt: the bytes that arrive are the bytes that all clients get.
 //!    Exceptions: headers that were fetched get the members that this node announces, and removed logs are marked.
 //! 8. Tables of subscriptions change under one lock, and the published chain with them; sockets are written to after the
