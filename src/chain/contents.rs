@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use self::parsed::ParsedContents;
 use super::bloom_bits::RememberedBits;
-use super::evidence::{Amount, AcceptReason, Blooms, Evidence, LISTED, Wrong};
+use super::evidence::{AcceptReason, Amount, Blooms, Evidence, LISTED, Wrong};
 use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
 use super::source::{BadAnswer, Seek, Source};
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Content, ContentKind, Header};
@@ -274,7 +274,9 @@ impl Source {
                     }
                     drop(record);
                     let (node, heard) = match kept {
-                        Some((node, _, print, first)) if belief != AcceptReason::Fits && print == said.print => (node, first),
+                        Some((node, _, print, first)) if belief != AcceptReason::Fits && print == said.print => {
+                            (node, first)
+                        }
                         _ => (node, heard),
                     };
                     self.learn(node, header, &heard);

@@ -129,7 +129,13 @@ impl Evidence {
     }
 
     /// Records an answer; returns `None` while it is not believed.
-    pub(super) fn add_answer(&mut self, node: UpstreamId, way: FetchWay, said: AnswerSummary, now: Duration) -> Option<AcceptReason> {
+    pub(super) fn add_answer(
+        &mut self,
+        node: UpstreamId,
+        way: FetchWay,
+        said: AnswerSummary,
+        now: Duration,
+    ) -> Option<AcceptReason> {
         if said.fit == Fit::Whole {
             return Some(AcceptReason::Fits);
         }

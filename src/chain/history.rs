@@ -229,7 +229,10 @@ impl History {
         let lacking = self.canonical.range(first..);
         let lacking = lacking.take_while(|published| published.logs.is_none() && !published.awaits_logs);
         Some(Gap::Logs(
-            lacking.take(Gap::MAX).map(|published| published.header.clone()).collect(),
+            lacking
+                .take(Gap::MAX)
+                .map(|published| published.header.clone())
+                .collect(),
         ))
     }
 
@@ -262,7 +265,8 @@ impl History {
     /// Checks if this block is canonical and in memory.
     #[must_use]
     pub fn is_canonical(&self, block: BlockRef) -> bool {
-        self.at(block.number).is_some_and(|published| published.header.block == block)
+        self.at(block.number)
+            .is_some_and(|published| published.header.block == block)
     }
 
     /// Checks if any block has a bloom that is not empty: some chains leave all blooms empty.
@@ -277,9 +281,12 @@ impl History {
     /// Returns the canonical or dropped block with this hash.
     #[must_use]
     pub fn find(&self, hash: B256) -> Option<&PublishedBlock> {
-        self.dropped
-            .get(&hash)
-            .or_else(|| self.canonical.iter().rev().find(|published| published.header.block.hash == hash))
+        self.dropped.get(&hash).or_else(|| {
+            self.canonical
+                .iter()
+                .rev()
+                .find(|published| published.header.block.hash == hash)
+        })
     }
 
     /// Adds a head on top of [`Self::head`]; returns the dropped blocks that it replaces, oldest first. `None` if
@@ -364,7 +371,8 @@ impl History {
     /// or lost. A client that resumed may have their logs, and a reorg has to remove them.
     pub fn without_logs(&self) -> impl Iterator<Item = &Header> {
         let published = self.canonical.iter().rev();
-        published.filter(|published| published.logs.is_none() && !published.awaits_logs && !published.lacks_logs)
+        published
+            .filter(|published| published.logs.is_none() && !published.awaits_logs && !published.lacks_logs)
             .map(|published| &published.header)
     }
 

@@ -261,8 +261,9 @@ impl Ledger {
     pub(super) fn expire(&mut self, now: Moment) -> Vec<ForeignCharge> {
         let mut freed = Vec::new();
         let (own, silence) = (self.own, self.silence);
-        let is_silent =
-            |(id, member): &(&MemberId, &Member)| **id != own && member.is_live && now.since(member.last_contact) > silence;
+        let is_silent = |(id, member): &(&MemberId, &Member)| {
+            **id != own && member.is_live && now.since(member.last_contact) > silence
+        };
         let silent: Vec<MemberId> = self.members.iter().filter(is_silent).map(|(id, _)| *id).collect();
         for id in silent {
             let Some(member) = self.members.get_mut(&id) else {

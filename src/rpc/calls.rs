@@ -35,7 +35,7 @@ use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::shares::{Budget, FairPool};
 use crate::telemetry::{AnsweredLabel, CallRecord, Metrics, OutcomeLabel};
-use crate::upstream::{CallRequest, CallError, Pool, Target, UpstreamId};
+use crate::upstream::{CallError, CallRequest, Pool, Target, UpstreamId};
 
 /// Waits before a node is asked again for a published block that it does not have yet.
 const MISSING: [Duration; 3] = [

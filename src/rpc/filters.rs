@@ -13,7 +13,7 @@ use super::local_logs::RangeQuery;
 use super::{Holder, params};
 use crate::delivery::SubscriptionId;
 use crate::jsonrpc::{INVALID_PARAMS, Outcome, SERVER_ERROR, error};
-use crate::upstream::{CallRequest, CallError, Pool, UpstreamId};
+use crate::upstream::{CallError, CallRequest, Pool, UpstreamId};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
@@ -108,7 +108,12 @@ impl Filters {
     ///
     /// # Errors
     /// [`CallError`], like [`Pool::call`].
-    pub(super) async fn ask(&self, pool: &Pool, ask: CallRequest, Found { own, place }: Found) -> Result<Outcome, CallError> {
+    pub(super) async fn ask(
+        &self,
+        pool: &Pool,
+        ask: CallRequest,
+        Found { own, place }: Found,
+    ) -> Result<Outcome, CallError> {
         let ends = ends(&ask);
         // Of two concurrent calls that end a filter, one gets "not found".
         if ends && self.0.remove(&own).await.is_none() || !pool.is_connected(place.node) && pool.active().is_some() {

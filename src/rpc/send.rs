@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::jsonrpc::Outcome;
-use crate::upstream::{CallRequest, CallError, MinHead, Pool, Repeat, Target};
+use crate::upstream::{CallError, CallRequest, MinHead, Pool, Repeat, Target};
 
 type Answer = Result<Outcome, CallError>;
 

@@ -10,7 +10,9 @@ use crate::delivery::CloseReason;
 use crate::door::{Limit, Reserved, unix_now};
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
 use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
-use crate::subscription::{UnconfirmedSubscription, Claim, NodeSubscription, Start, SubscriptionKey, Topic, no_such_kind};
+use crate::subscription::{
+    Claim, NodeSubscription, Start, SubscriptionKey, Topic, UnconfirmedSubscription, no_such_kind,
+};
 
 impl WebSocket<'_> {
     /// Begins a subscription, whose recipient the answer releases.

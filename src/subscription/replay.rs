@@ -20,7 +20,7 @@ use crate::shares::{Budget, FairPool, Owner};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::replay_group::GroupKey;
-use super::{UnconfirmedSubscription, Level, Registry, Start, Stream, Subscription};
+use super::{Level, Registry, Start, Stream, Subscription, UnconfirmedSubscription};
 
 /// Most pages that are being fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and
 /// its blocks are requested eight at a time.

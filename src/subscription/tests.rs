@@ -138,7 +138,9 @@ impl Desk {
             seen: Instant::now(),
         };
         let mut due = DirtyClients::default();
-        let early = self.registry.fan_out_best_effort(&mut VecDeque::from([event]), &mut due);
+        let early = self
+            .registry
+            .fan_out_best_effort(&mut VecDeque::from([event]), &mut due);
         flush(due);
         early
     }

@@ -184,12 +184,12 @@ impl ActiveUpstream {
         self.decided.lock().ranking.is_doubted(id)
     }
 
-    /// Checks if a block may be published on the word of this upstream, see [`Ranking::may_lead`].
+    /// Checks if a block may be published on this upstream's report, see [`Ranking::may_lead`].
     pub(super) fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.decided.lock().ranking.may_lead(id, block, self.now())
     }
 
-    /// Records a block published on the word of this upstream, see [`Ranking::leads`].
+    /// Records a block published on this upstream's report, see [`Ranking::leads`].
     pub(super) fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
         self.decided.lock().ranking.leads(id, number, hash);
     }
@@ -278,7 +278,8 @@ impl ActiveUpstream {
         self.active.send_replace(to);
         // After the change of `active`: from now on answers of the previous upstream are ignored.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
-        self.rate_limited.send_if_modified(|all| !std::mem::take(all).is_empty());
+        self.rate_limited
+            .send_if_modified(|all| !std::mem::take(all).is_empty());
         let Decided { named, left, .. } = decided;
         let find = |id: UpstreamId| named.iter().find(|own| own.id == id);
         if let Some(from) = from.and_then(find) {

@@ -158,7 +158,7 @@ pub(super) struct Call {
 /// Sender of the answer to the caller.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, CallError>>;
 
-/// Sending ends of an [`CallReceiver`].
+/// Sending ends of a [`CallReceiver`].
 #[derive(Clone, Debug)]
 pub(super) struct CallSender {
     /// Our own calls, taken before clients' calls.
@@ -176,7 +176,7 @@ pub(super) struct CallReceiver {
     pub from_clients: mpsc::Receiver<Call>,
 }
 
-/// Most calls in each queue of an [`CallReceiver`].
+/// Most calls in each queue of a [`CallReceiver`].
 const CALL_QUEUE: usize = 256;
 
 impl CallReceiver {

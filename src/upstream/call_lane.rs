@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::dedicated_connection::DedicatedConnection;
 use super::call::CallReceiver;
 use super::complaint::is_throttled;
+use super::dedicated_connection::DedicatedConnection;
 use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::lanes::{Attempts, EARLY, LaneEnd, Lanes, NextLane};
 use super::link::{Inbound, LinkError, LinkReader, Outbound, Writer};
@@ -335,7 +335,11 @@ fn newest(shared: &UpstreamShared) -> Option<alloy_primitives::B256> {
 }
 
 /// Sends a request, and repeats it while the node reports a rate limit.
-async fn ask_within_request_timeout(link: &mut DedicatedConnection, method: &str, params: &str) -> Result<Outcome, LinkError> {
+async fn ask_within_request_timeout(
+    link: &mut DedicatedConnection,
+    method: &str,
+    params: &str,
+) -> Result<Outcome, LinkError> {
     let mut attempt = 0;
     loop {
         let outcome = link.ask(method, params).await?;

@@ -8,10 +8,10 @@
 mod answers;
 mod heads;
 mod liveness;
-mod unknown_subscriptions;
 mod pending;
 mod purpose;
 mod subscriptions;
+mod unknown_subscriptions;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use self::heads::HeadsState;
-use self::unknown_subscriptions::UnknownSubscriptions;
 use self::pending::Pending;
 use self::purpose::{FeedState, Purpose};
+use self::unknown_subscriptions::UnknownSubscriptions;
 use super::call::{Call, CallReceiver};
 use super::feeds::Feeds;
 use super::link::{self, Inbound, LinkError, Outbound};

@@ -103,8 +103,18 @@ impl Poller {
         };
         // Besides the polling: neither a slow poll nor a client's slow call may delay the stream.
         let max = self.shared.settings.max_in_flight;
-        let mut forwarding = tokio::spawn(forward(self.node.clone(), from_clients, max, self.shared.answers.clone()));
-        let fetching = tokio::spawn(forward(self.node.clone(), internal, max, self.shared.internal_answers.clone()));
+        let mut forwarding = tokio::spawn(forward(
+            self.node.clone(),
+            from_clients,
+            max,
+            self.shared.answers.clone(),
+        ));
+        let fetching = tokio::spawn(forward(
+            self.node.clone(),
+            internal,
+            max,
+            self.shared.internal_answers.clone(),
+        ));
         let gossiping = tokio::spawn(MempoolPoller::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {

@@ -128,14 +128,14 @@ impl Pool {
         self.active.is_doubted(id)
     }
 
-    /// Checks if a block on top of the newest one may be published on the word of this upstream, although another one
+    /// Checks if a block on top of the newest one may be published on this upstream's report, although another one
     /// is in use.
     #[must_use]
     pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.active.may_lead(id, block)
     }
 
-    /// Records that this block is to be published on the word of this upstream alone.
+    /// Records that this block is to be published on this upstream's report alone.
     pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
         self.active.leads(id, number, hash);
     }

@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::dedicated_connection::DedicatedConnection;
 use super::call::{attempted, exchange};
 use super::call_lane::knows_head;
+use super::dedicated_connection::DedicatedConnection;
 use super::link::LinkError;
 use super::roster::Upstream;
-use super::{CallRequest, CallError, MinHead, Repeat};
+use super::{CallError, CallRequest, MinHead, Repeat};
 use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
 use crate::shares::{FairPool, Owner};

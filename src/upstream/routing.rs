@@ -17,7 +17,7 @@ use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
 use super::roster::{Member, Roster};
-use super::{CallRequest, CallError, Endpoint, MinHead, Repeat, Target, UpstreamId};
+use super::{CallError, CallRequest, Endpoint, MinHead, Repeat, Target, UpstreamId};
 use crate::jsonrpc::Outcome;
 use crate::shares::Full;
 use crate::telemetry::{Attempt, ReasonLabel};

@@ -109,7 +109,8 @@ impl Pair {
     async fn compare_heads_after(&mut self, number: u64) {
         let received = async |events: &mut Events<Box<RawValue>>| -> Vec<String> {
             let received = events.drain().await.into_iter().map(|head| head.get().to_owned());
-            received.filter(|head| serde_json::from_str::<Header>(head).unwrap().number > number)
+            received
+                .filter(|head| serde_json::from_str::<Header>(head).unwrap().number > number)
                 .collect()
         };
         let (through, direct) = (received(&mut self.through).await, received(&mut self.direct).await);

@@ -176,7 +176,11 @@ async fn a_transaction_sent_after_the_answer_is_not_missed() {
         let (mut hashes, mut full) = (pending_hashes(&client).await, full_pending(&client).await);
         let sent = node.emit(0).await;
         assert_eq!(hashes.soon().await, Some(sent), "from {what}");
-        assert_eq!(full.soon().await.map(|received| received.tx_hash()), Some(sent), "from {what}");
+        assert_eq!(
+            full.soon().await.map(|received| received.tx_hash()),
+            Some(sent),
+            "from {what}"
+        );
     }
     proxy.stop().await;
 }

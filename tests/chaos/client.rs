@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::chain::{CONTRACT, header, log};
-use crate::history::{Canonical, Log, Record, Start, Delivered, Verdict, check, check_cut};
+use crate::history::{Canonical, Delivered, Log, Record, Start, Verdict, check, check_cut};
 use crate::view::{Kinds, View};
 
 /// Small, so that a client that stops reading soon blocks the proxy's writes.

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::chain::{header, log};
 use crate::client::Wish;
 use crate::event_response::{Response, field};
-use crate::history::{Canonical, Record, Start, Delivered, Verdict, check, check_cut};
+use crate::history::{Canonical, Delivered, Record, Start, Verdict, check, check_cut};
 
 /// Time limit for the head of the response.
 const ANSWER: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 use crate::chain::MAX_DEPTH;
-use crate::client::{Wait, Disturbance};
+use crate::client::{Disturbance, Wait};
 use crate::webhook::Repeat;
 use crate::world::{Reckoning, World};
 

@@ -3,7 +3,7 @@
 
 use alloy_primitives::B256;
 
-use crate::history::{Log, Start, Delivered};
+use crate::history::{Delivered, Log, Start};
 
 /// Number and hash of a block.
 pub type At = (u64, B256);

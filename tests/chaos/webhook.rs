@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use crate::chain::{MAX_DEPTH, header, log};
 use crate::client::Wish;
-use crate::history::{Canonical, Record, Start, Delivered, Verdict, check};
+use crate::history::{Canonical, Delivered, Record, Start, Verdict, check};
 use crate::process::{Process, port};
 use crate::webhook_request::{Batch, Deliveries, SECRET};
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::{Block, Node};
-use crate::peer::{PeerMessage, Peer, request, until, within};
+use crate::peer::{Peer, PeerMessage, request, until, within};
 
 pub struct Proxy {
     pub address: SocketAddr,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::node::{Block, Node};
 use crate::pattern::{Names, Pattern};
-use crate::peer::{PeerMessage, Peer, Reply, request, until};
+use crate::peer::{Peer, PeerMessage, Reply, request, until};
 use crate::proxy::{Observer, Proxy};
 use crate::table::{Act, Case, HttpRequest, Section, Step, Target};
 

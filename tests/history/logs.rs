@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use alloy_primitives::B256;
 
-use super::{At, Log, Delivered, Tree, Verdict, name};
+use super::{At, Delivered, Log, Tree, Verdict, name};
 
 /// Block hash and log index.
 type Key = (B256, u64);

@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, keccak256};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use history::{CanonBlock, Canonical, Log, Record, Start, Delivered, Verdict, check, check_cut};
+use history::{CanonBlock, Canonical, Delivered, Log, Record, Start, Verdict, check, check_cut};
 
 #[path = "mod.rs"]
 mod history;
@@ -412,7 +412,10 @@ fn whatever_is_swapped_is_found() {
         30,
         |verdict| verdict.misordered,
         |delivered, at, canonical| {
-            let Some(next) = delivered.get(at + 1).filter(|next| is_event(&delivered[at]) && is_event(next)) else {
+            let Some(next) = delivered
+                .get(at + 1)
+                .filter(|next| is_event(&delivered[at]) && is_event(next))
+            else {
                 return false;
             };
             if let (Some(lower), Some(upper)) = (removed(&delivered[at]), removed(next))

@@ -360,7 +360,10 @@ async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
             _ => json!([filter]),
         };
         let received = client.call(method, params).await;
-        assert!(received.to_string().contains(&block.hash().to_string()), "{method}: {received}");
+        assert!(
+            received.to_string().contains(&block.hash().to_string()),
+            "{method}: {received}"
+        );
         let number = client.call("eth_blockNumber", json!([])).await;
         assert_eq!(number["result"], format!("{:#x}", block.number()), "{method}");
     }

@@ -206,7 +206,12 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
             }
         }
     }
-    assert!(arrived == story, "of {} logs it was arrived {}", story.len(), arrived.len());
+    assert!(
+        arrived == story,
+        "of {} logs it was arrived {}",
+        story.len(),
+        arrived.len()
+    );
     assert_eq!((pongs, answers), (1, 1));
     assert!((1..story.len()).contains(&of_ended), "{of_ended}: amid the burst");
     wire.works().await;
@@ -246,7 +251,11 @@ async fn a_client_is_cut_amid_a_batch() {
         }
         arrived.push(Event::parse(&stalled.message(first, payload).0).line());
     }
-    assert!(arrived.len() < story.len() && arrived.len() % 300 != 0, "{}", arrived.len());
+    assert!(
+        arrived.len() < story.len() && arrived.len() % 300 != 0,
+        "{}",
+        arrived.len()
+    );
     assert!(arrived == story[..arrived.len()], "{}", arrived.len());
     drop(stalled);
     eventually("it is counted", async || {

@@ -173,7 +173,11 @@ async fn the_same_node_serves_it_again_after_its_connection_was_lost() {
     let now = rig.control.head().number();
     assert_eq!(client.event().await.payload, received(now, &of));
     rig.control.disconnect();
-    assert_eq!(client.event().await.payload, received(now, &of), "what it tells at first");
+    assert_eq!(
+        client.event().await.payload,
+        received(now, &of),
+        "what it tells at first"
+    );
     let block = rig.control.mine();
     assert_eq!(client.event().await.payload, received(block.number(), &of));
     assert_eq!(at_node(&rig.control), 1);
@@ -251,7 +255,10 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     let id = answer["result"].as_str().unwrap().to_owned();
     let now = listed.control.head().number();
     let expected = |number| {
-        let params = format!(r#"{{"subscription":"{id}","result":{}}}"#, received(number, &Value::Null));
+        let params = format!(
+            r#"{{"subscription":"{id}","result":{}}}"#,
+            received(number, &Value::Null)
+        );
         format!(r#"{{"jsonrpc":"2.0","method":"chain_subscription","params":{params}}}"#)
     };
     assert_eq!(client.next().await, expected(now));
@@ -483,7 +490,10 @@ async fn a_node_that_gives_two_one_id_serves_the_first() {
     assert_eq!(why["message"], "the node gave two subscriptions the same id");
     front.say(event("0x77", "one"));
     let received = first.event().await;
-    assert_eq!((received.subscription, received.payload), (id.clone(), r#""one""#.to_owned()));
+    assert_eq!(
+        (received.subscription, received.payload),
+        (id.clone(), r#""one""#.to_owned())
+    );
     // Events of an ended subscription are delivered to no client, whichever subscription gets its id next.
     first.unsubscribe(&id).await;
     eventually("it is ended", async || {

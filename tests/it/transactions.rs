@@ -243,7 +243,11 @@ async fn mined_transactions_are_selected_by_entries_of_sender_and_recipient() {
     let blocks = rig.control.mine_many(30);
     let both = |tx: &Transaction| tx.from() == from && tx.to() == Some(to);
     assert!(!events_of("", &blocks, both).is_empty());
-    expect(&mut some, events_of("mined", &blocks, |tx| both(tx) || tx.from() == other)).await;
+    expect(
+        &mut some,
+        events_of("mined", &blocks, |tx| both(tx) || tx.from() == other),
+    )
+    .await;
     expect(&mut all, events_of("mined", &blocks, |_| true)).await;
     expect(&mut received, events_of("mined", &blocks, |tx| tx.to() == Some(to))).await;
 }
@@ -278,7 +282,11 @@ async fn removed_transactions_are_told_to_whom_they_were_sent_and_who_asked_for_
     let own = |tx: &Transaction| tx.from() == sender;
     expect(
         &mut newcomer,
-        [events_of("removed", &second, own), events_of("mined", &reorg.adopted, own)].concat(),
+        [
+            events_of("removed", &second, own),
+            events_of("mined", &reorg.adopted, own),
+        ]
+        .concat(),
     )
     .await;
     // Back to the branch that was left: its transactions are mined once more.

@@ -670,7 +670,9 @@ async fn a_node_of_another_chain_is_refused_by_name() {
                 let stranger = &several.upstreams().await[1];
                 let why = format!("{name} {words}");
                 stranger["connected"] == false
-                    && stranger["refused"].as_str().is_some_and(|received| received.starts_with(&why))
+                    && stranger["refused"]
+                        .as_str()
+                        .is_some_and(|received| received.starts_with(&why))
             })
             .await;
             let mut client = several.proxy.watcher().await;

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::fleet::Progress;
-use crate::history::{Log, Record, Start, Delivered};
+use crate::history::{Delivered, Log, Record, Start};
 use crate::plan::{Kind, Plan, Selection};
 
 /// Pause of a client before it reconnects.

@@ -23,7 +23,7 @@ use crate::clock::{STEP, Still, step};
 use crate::consumer::Consumer;
 use crate::event_sources::EventSource;
 use crate::fleet::{Fleet, Progress};
-use crate::history::{self, Record, Start, Delivered, Verdict};
+use crate::history::{self, Delivered, Record, Start, Verdict};
 use crate::plan::{Act, Kind, Plan};
 use crate::sessions::SessionClient;
 use crate::trailing::Trailing;
@@ -371,7 +371,11 @@ async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
         step().await;
         waited += STEP;
         let delivered: u64 = clients.iter().map(|client| client.look(|diary| diary.events)).sum();
-        quiet = if delivered == events { quiet + STEP } else { Duration::ZERO };
+        quiet = if delivered == events {
+            quiet + STEP
+        } else {
+            Duration::ZERO
+        };
         events = delivered;
         if quiet >= QUIET {
             if waited > Duration::from_secs(15) && clients.iter().all(arrived) {

@@ -23,7 +23,7 @@ use crate::blocks::{BlockShape, Received};
 use crate::client::{self, HeadShape, LogShape, Notification, Params};
 use crate::consumer::{Consumer, Counts};
 use crate::fleet::Progress;
-use crate::history::{self, Canonical, Log, Record, Start, Delivered};
+use crate::history::{self, Canonical, Delivered, Log, Record, Start};
 use crate::plan::Plan;
 use crate::trailing::Level;
 

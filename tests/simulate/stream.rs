@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::blocks::{BlockShape, Blocks};
 use crate::client::{self, HeadShape, LogShape};
-use crate::history::{self, Canonical, Log, Record, Start, Delivered};
+use crate::history::{self, Canonical, Delivered, Log, Record, Start};
 use crate::plan::{Kind, Selection};
 use crate::trailing::Level;
 

@@ -6,7 +6,7 @@ use alloy_primitives::{B256, Bloom};
 use tracing::debug;
 
 use super::Oddity;
-use crate::chain::evidence::{Amount, Fit, AnswerSummary, shared};
+use crate::chain::evidence::{Amount, AnswerSummary, Fit, shared};
 use crate::chain::inquiry::{AttemptError, FetchWay, Question};
 use crate::chain::source::{BadAnswer, Source, Verify};
 use crate::chain::transaction::{Root, RootClaim, claims, is_filled};
@@ -38,7 +38,11 @@ impl<T> ParsedContents<T> {
 }
 
 impl Source {
-    pub(super) async fn ask_logs(&self, header: &Header, question: Question) -> Result<ParsedContents<BlockLogs>, AttemptError> {
+    pub(super) async fn ask_logs(
+        &self,
+        header: &Header,
+        question: Question,
+    ) -> Result<ParsedContents<BlockLogs>, AttemptError> {
         let json = self.answer(header, question).await?;
         let block = header.block;
         match question.way {

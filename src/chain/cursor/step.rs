@@ -60,7 +60,9 @@ fn in_memory(published: &PublishedBlock, history: &History, page: &Page, needs: 
 pub(super) fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
     // If the chain abandoned this block and adopted it again, live subscriptions get its logs once more: a stream that
     // has them joins after that.
-    let published = history.at(block.number).filter(|published| published.header.block == block);
+    let published = history
+        .at(block.number)
+        .filter(|published| published.header.block == block);
     if matches!(needs, Needs::Logs | Needs::Blocks) && published.is_some_and(|published| published.awaits_logs) {
         return Next::Awaited(block.number);
     }
@@ -71,7 +73,13 @@ pub(super) fn behind(block: BlockRef, history: &History, page: &Page, needs: Nee
     };
     match next {
         Next::Block(published) if !published.header.follows(block) => Next::Lost(block),
-        Next::Awaited(number) if history.at(number).is_none_or(|published| !published.header.follows(block)) => Next::Lost(block),
+        Next::Awaited(number)
+            if history
+                .at(number)
+                .is_none_or(|published| !published.header.follows(block)) =>
+        {
+            Next::Lost(block)
+        }
         // The tip has to be this very block, or the child of this block whose logs are being fetched.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
         other => other,
@@ -82,7 +90,9 @@ pub(super) fn behind(block: BlockRef, history: &History, page: &Page, needs: Nee
 pub(super) fn resent(number: u64, block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
     match from_number(number, history, page, needs) {
         // The page shows another branch.
-        Next::Block(published) if published.number() >= block.number && published.header.block != block => Next::Lost(block),
+        Next::Block(published) if published.number() >= block.number && published.header.block != block => {
+            Next::Lost(block)
+        }
         other => other,
     }
 }

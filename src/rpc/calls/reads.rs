@@ -10,7 +10,7 @@ use crate::rpc::cache::{By, CacheKey};
 use crate::rpc::cache_scope::{CacheScope, ChainSnapshot, FRESH, Route};
 use crate::rpc::method::{Basis, Method};
 use crate::rpc::params::{self, BlockName};
-use crate::upstream::{CallRequest, CallError};
+use crate::upstream::{CallError, CallRequest};
 
 /// Plan of a read.
 #[derive(Debug)]

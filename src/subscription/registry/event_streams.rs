@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{UnconfirmedSubscription, Registry, Subscription};
+use super::{Registry, Subscription, UnconfirmedSubscription};
 use crate::delivery::Recipient;
 use crate::subscription::tables::IndexSlot;
 use crate::subscription::{Level, Start, event_id};

@@ -281,7 +281,9 @@ impl Serving {
 
     fn ask_for_head(&mut self) {
         if !self.ask_vital(Purpose::Rung) {
-            self.heads.ring.set_rate_limited(Instant::now() + self.shared.settings.tick());
+            self.heads
+                .ring
+                .set_rate_limited(Instant::now() + self.shared.settings.tick());
         }
     }
 }

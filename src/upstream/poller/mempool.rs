@@ -92,7 +92,8 @@ impl MempoolPoller {
             return;
         };
         for form in [TransactionForm::Hash, TransactionForm::Full] {
-            self.shared.set_rate_limited(&NodeSubscription::Pending(form), Some(why.clone()));
+            self.shared
+                .set_rate_limited(&NodeSubscription::Pending(form), Some(why.clone()));
         }
     }
 

@@ -204,5 +204,9 @@ async fn fetches_are_bounded_and_end_where_the_node_knows_no_such_method() {
     assert_eq!(said(&serving, &WHOLE), no);
     assert_eq!(asked(&mut serving), [r#"eth_unsubscribe ["0xa"]"#]);
     let received = pending(&mut passed_on);
-    assert_eq!(received.iter().filter(|one| one.starts_with("Full")).count(), 1, "{received:?}");
+    assert_eq!(
+        received.iter().filter(|one| one.starts_with("Full")).count(),
+        1,
+        "{received:?}"
+    );
 }
