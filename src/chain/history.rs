@@ -229,10 +229,7 @@ impl History {
         let lacking = self.canonical.range(first..);
         let lacking = lacking.take_while(|published| published.logs.is_none() && !published.awaits_logs);
         Some(Gap::Logs(
-            lacking
-                .take(Gap::MAX)
-                .map(|published| published.header.clone())
-                .collect(),
+            lacking.take(Gap::MAX).map(|block| block.header.clone()).collect(),
         ))
     }
 
@@ -281,12 +278,10 @@ impl History {
     /// Returns the canonical or dropped block with this hash.
     #[must_use]
     pub fn find(&self, hash: B256) -> Option<&PublishedBlock> {
-        self.dropped.get(&hash).or_else(|| {
-            self.canonical
-                .iter()
-                .rev()
-                .find(|published| published.header.block.hash == hash)
-        })
+        let is_it = |published: &&PublishedBlock| published.header.block.hash == hash;
+        self.dropped
+            .get(&hash)
+            .or_else(|| self.canonical.iter().rev().find(is_it))
     }
 
     /// Adds a head on top of [`Self::head`]; returns the dropped blocks that it replaces, oldest first. `None` if
