@@ -93,18 +93,18 @@ impl Conduct {
 
     /// Makes the account's calls go on connections of their own for a while: an answer was longer than is read from a
     /// node, or a call that may have broken a connection had no answer in time.
-    pub fn calls_go_alone(&self, now: Instant) {
+    pub fn isolate_calls(&self, now: Instant) {
         self.record(|until| until.all_alone = Some(now + CONSEQUENCE));
     }
 
     /// Makes the account's calls that may change something go on connections of their own for a while, to find the one
     /// that breaks connections: one was in flight on a connection that broke, and could not be tried alone.
-    pub fn changes_go_alone(&self, now: Instant) {
+    pub fn isolate_changes(&self, now: Instant) {
         self.record(|until| until.sends_alone = Some(now + CONSEQUENCE));
     }
 
     /// Records the length of an answer, in bytes. A long answer is forgotten after some short ones.
-    pub fn got_an_answer(&self, bytes: usize) {
+    pub fn record_answer_size(&self, bytes: usize) {
         let before = self.answer.load(Ordering::Relaxed);
         let after = bytes.max(before - before / 4);
         if after != before {
@@ -211,12 +211,12 @@ mod tests {
     #[test]
     fn long_answers_are_forgotten_with_short_ones() {
         let conduct = Conduct::default();
-        conduct.got_an_answer(LONG_ANSWER);
+        conduct.record_answer_size(LONG_ANSWER);
         assert!(!conduct.gets_long_answers());
-        conduct.got_an_answer(20 * LONG_ANSWER);
+        conduct.record_answer_size(20 * LONG_ANSWER);
         let mut short = 0;
         while conduct.gets_long_answers() {
-            conduct.got_an_answer(100);
+            conduct.record_answer_size(100);
             short += 1;
         }
         assert_eq!(short, 11);
@@ -228,7 +228,7 @@ mod tests {
         let conduct = Conduct::default();
         // Calls that begin at once; each stays in flight.
         let begin = |answered: usize, bytes: usize| {
-            (0..answered).for_each(|_| conduct.got_an_answer(bytes));
+            (0..answered).for_each(|_| conduct.record_answer_size(bytes));
             std::iter::from_fn(|| conduct.begin().now_or_never())
                 .take(100)
                 .collect::<Vec<_>>()
@@ -262,7 +262,7 @@ mod tests {
             })
             .collect();
         tokio::task::yield_now().await;
-        (0..KNOWN_CALLS).for_each(|_| conduct.got_an_answer(100));
+        (0..KNOWN_CALLS).for_each(|_| conduct.record_answer_size(100));
         for waiting in waiting {
             waiting.await.expect("it begins");
         }
@@ -280,9 +280,9 @@ mod tests {
             )
         };
         assert_eq!(state(now), (None, false, false));
-        conduct.changes_go_alone(now);
+        conduct.isolate_changes(now);
         assert_eq!(state(now), (None, false, true));
-        conduct.calls_go_alone(now);
+        conduct.isolate_calls(now);
         assert_eq!(state(now), (None, true, true));
         conduct.broke_a_connection(now);
         let second = Duration::from_secs(1);

@@ -273,7 +273,7 @@ pub const INVALID_REQUEST: i32 = -32600;
 pub const METHOD_NOT_FOUND: i32 = -32601;
 /// Wrong parameters.
 pub const INVALID_PARAMS: i32 = -32602;
-/// No upstream, or another fault of ours.
+/// No upstream, or another internal fault.
 pub const INTERNAL_ERROR: i32 = -32603;
 /// geth's default for errors without a code of their own.
 pub const SERVER_ERROR: i32 = -32000;

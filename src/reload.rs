@@ -223,7 +223,7 @@ impl Follower {
                     self.reshape(&pool, &config.upstreams);
                     let HooksReshaped { begun, ended } = webhooks.reshape(config.webhooks);
                     if begun + ended > 0 {
-                        info!("webhooks: {begun} begin, {ended} end");
+                        info!("webhooks: {begun} started, {ended} stopped");
                     }
                     // A reload turns TLS neither on nor off.
                     if let (Some(shown), Some(fresh)) = (&certificate, config.server.tls) {
@@ -266,7 +266,7 @@ impl Follower {
             changed,
         } = pool.reshape(nodes);
         if joined + leaving + changed > 0 {
-            info!("upstreams: {joined} join, {leaving} leave, {changed} change in place");
+            info!("upstreams: {joined} added, {leaving} being removed, {changed} changed in place");
         }
     }
 

@@ -117,8 +117,8 @@ pub struct Metrics {
     /// Best-effort events (pending transactions, events of passed-through subscriptions) dropped under pressure, by
     /// place.
     pub pending_dropped: Family<ReasonLabel, Counter>,
-    /// Events of subscriptions at an upstream that are not ours.
-    pub ownerless_events: Counter,
+    /// Events of subscriptions at an upstream that headwater did not make.
+    pub unknown_subscription_events: Counter,
     /// Requests from clients, by outcome.
     pub requests: Family<OutcomeLabel, Counter>,
     /// Calls forwarded to an upstream, by outcome.
@@ -220,7 +220,7 @@ impl Metrics {
             queue_bytes: Gauge::default(),
             memory_bytes: Family::default(),
             pending_dropped: Family::default(),
-            ownerless_events: Counter::default(),
+            unknown_subscription_events: Counter::default(),
             requests: Family::default(),
             forwarded: Family::default(),
             rerouted: Family::default(),
@@ -362,9 +362,9 @@ impl Metrics {
             metrics.pending_dropped.clone(),
         );
         r.register(
-            "upstream_ownerless_events",
+            "upstream_unknown_subscription_events",
             "Events of unknown subscriptions at an upstream; headwater ends each such subscription",
-            metrics.ownerless_events.clone(),
+            metrics.unknown_subscription_events.clone(),
         );
         r.register(
             "requests",

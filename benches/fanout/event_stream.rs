@@ -1,6 +1,7 @@
 //! A client of headwater's server-sent events: what it requests, and the notifications in what it reads.
 
 use anyhow::{Result, ensure};
+use memchr::memmem;
 
 use crate::{chain::Scenario, notification};
 
@@ -34,10 +35,15 @@ pub fn answer() -> String {
     format!(r#"{{"jsonrpc":"2.0","id":1,"result":"{id}"}}"#)
 }
 
+/// End of an event: an empty line.
+const EVENT_END: &[u8] = b"\n\n";
+
 /// Bytes of an event that has not arrived whole.
 #[derive(Default)]
 pub struct Reader {
     kept: Vec<u8>,
+    /// Bytes at the start of `kept` in which no event ends.
+    searched: usize,
 }
 
 impl Reader {
@@ -50,20 +56,21 @@ impl Reader {
         self.kept.extend_from_slice(bytes);
         let prefix = notification::prefix(&notification::subscription_id(ID));
         let mut at = 0;
-        while let Some(len) = self.kept[at..].windows(2).position(|two| two == b"\n\n") {
-            let block = &self.kept[at..at + len];
-            let data = block
+        while let Some(end) = memmem::find(&self.kept[self.searched..], EVENT_END) {
+            let end = self.searched + end;
+            let data = self.kept[at..end]
                 .split(|byte| *byte == b'\n')
                 .find_map(|line| line.strip_prefix(b"data: "));
+            let len = end + EVENT_END.len() - at;
             if let Some(data) = data {
-                take(
-                    &[prefix.as_bytes(), data, notification::END.as_bytes()].concat(),
-                    len + 2,
-                )?;
+                take(&[prefix.as_bytes(), data, notification::END.as_bytes()].concat(), len)?;
             }
-            at += len + 2;
+            at += len;
+            self.searched = at;
         }
         self.kept.drain(..at);
+        // The end may be in two parts.
+        self.searched = self.kept.len().saturating_sub(EVENT_END.len() - 1);
         Ok(())
     }
 }

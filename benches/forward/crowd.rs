@@ -108,7 +108,7 @@ pub fn run(args: &Args) -> Result<()> {
                     .with_context(|| format!("block {id} was answered with {}", quoted(json)))?;
                 ensure!(
                     client.head.as_ref() == Some(&own),
-                    "not the block of which the client was told: {}",
+                    "not the block that the client was notified of: {}",
                     quoted(json)
                 );
                 let block = blocks.get_mut(&id).context("an answer that nobody asked for")?;

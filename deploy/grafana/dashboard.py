@@ -234,7 +234,7 @@ def panels():
     p.graph("Best-effort events dropped", "Pending transactions and passed-through events dropped under pressure, by place.",
             (total(rate("pending_dropped_total"), "reason"), "{{reason}}"), unit="cps", width=8)
     p.graph("Events of unknown subscriptions", "Events of subscriptions at a node that headwater did not make; it ends each.",
-            (total(rate("upstream_ownerless_events_total"), "instance"), "{{instance}}"), unit="cps", width=8)
+            (total(rate("upstream_unknown_subscription_events_total"), "instance"), "{{instance}}"), unit="cps", width=8)
 
     p.row("Webhooks")
     p.graph("Age of the oldest batch", "Time since the batch under way was made, by webhook: a line that climbs is a receiver that fails.",
@@ -257,7 +257,7 @@ def panels():
     p.graph("Reloads", "Reloads of the configuration within ten minutes, by outcome.",
             (f"sum by (instance, outcome) (increase({metric('config_reloads_total')}[10m]))", "{{outcome}} {{instance}}"), width=6)
     p.graph("Restarts", "Restarts within an hour.", (f"resets({metric('connections_total')}[1h])", "{{instance}}"), width=6)
-    p.graph("Members", "Other headwaters whose quotas hold together with those of the instance, and instances that hear none although they should.",
+    p.graph("Members", "Other headwaters that share quotas with the instance, and instances that reach none although they should.",
             (metric("fleet_members"), "members {{instance}}"), (metric("fleet_alone"), "alone {{instance}}"), width=8)
     p.graph("Reports", "Reports of use between edges and roots, by outcome.",
             (total(rate("fleet_reports_total"), "instance", "outcome"), "{{outcome}} {{instance}}"), unit="cps", width=8)

@@ -182,7 +182,7 @@ impl Drawn {
         index.for_each_match(&logs, number, |positions, names| {
             for name in names.iter() {
                 for position in positions {
-                    assert!(found.insert((*name, *position)), "told twice");
+                    assert!(found.insert((*name, *position)), "received twice");
                 }
             }
         });
@@ -199,7 +199,7 @@ impl Drawn {
             number,
             hash: B256::repeat_byte(9),
         };
-        let told: Vec<Value> = self
+        let received: Vec<Value> = self
             .logs
             .iter()
             .enumerate()
@@ -213,6 +213,6 @@ impl Drawn {
                 })
             })
             .collect();
-        BlockLogs::parse(block, &json!(told).to_string().into(), Instant::now()).expect("well-formed")
+        BlockLogs::parse(block, &json!(received).to_string().into(), Instant::now()).expect("well-formed")
     }
 }

@@ -14,15 +14,15 @@ const MAX: usize = 300;
 fuzz_target!(|data: &[u8]| {
     let [flags, cuts, wire @ ..] = data else { return };
     let deflates = flags & 1 != 0;
-    let mut told = read(wire, deflates, *cuts);
+    let mut received = read(wire, deflates, *cuts);
     let expected = decode(wire, deflates);
     // Corrupt compressed data may exceed the size limit before the corruption shows, since the reader accepts a block
     // without an end as long as data remains.
     if expected.last() == Some(&Told::Corrupt) {
-        told.pop_if(|last| *last == Told::Broken(1007) || *last == Told::Broken(1009));
-        told.push(Told::Corrupt);
+        received.pop_if(|last| *last == Told::Broken(1007) || *last == Told::Broken(1009));
+        received.push(Told::Corrupt);
     }
-    assert_eq!(told, expected);
+    assert_eq!(received, expected);
 });
 
 #[derive(Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Told {
 
 fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
     let mut reader = MessageReader::new(MAX, deflates);
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     let mut rest = wire;
     let mut cut = usize::from(cuts);
     while !rest.is_empty() {
@@ -73,9 +73,9 @@ fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
                 Err(reason) => broken(reason),
             };
             let ends = matches!(one, Told::Broken(_));
-            told.push(one);
+            received.push(one);
             if ends {
-                return told;
+                return received;
             }
         }
         // At most a message and its next frame, both of maximum length, and a frame header.
@@ -88,7 +88,7 @@ fn read(wire: &[u8], deflates: bool, cuts: u8) -> Vec<Told> {
         reader.rest();
         assert!(!idle || reader.held_bytes() == 0 && reader.buffer().capacity() == 0);
     }
-    told
+    received
 }
 
 fn broken(reason: CloseReason) -> Told {
@@ -102,75 +102,75 @@ fn longest(deflated: bool) -> usize {
 
 /// Decodes the whole input by RFC 6455 section 5, independently of the reader.
 fn decode(mut wire: &[u8], deflates: bool) -> Vec<Told> {
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     let mut message: Option<(Form, bool, Vec<u8>, u32)> = None;
-    let fail = |mut told: Vec<Told>, code| {
-        told.push(Told::Broken(code));
-        told
+    let fail = |mut received: Vec<Told>, code| {
+        received.push(Told::Broken(code));
+        received
     };
     loop {
-        let Some(&first) = wire.first() else { return told };
+        let Some(&first) = wire.first() else { return received };
         let (fin, opcode, deflated) = (first & 0x80 != 0, first & 0x0F, first & 0x40 != 0);
         if first & 0x30 != 0
             || deflated && !(deflates && (opcode == 1 || opcode == 2))
             || !matches!(opcode, 0 | 1 | 2 | 8 | 9 | 10)
         {
-            return fail(told, 1002);
+            return fail(received, 1002);
         }
         let is_control = opcode >= 8;
-        let Some(&second) = wire.get(1) else { return told };
+        let Some(&second) = wire.get(1) else { return received };
         if second & 0x80 == 0 || is_control && second & 0x7F > 125 {
-            return fail(told, 1002);
+            return fail(received, 1002);
         }
         let (header, len) = match second & 0x7F {
             126 if wire.len() >= 4 => (4, u64::from(u16::from_be_bytes([wire[2], wire[3]]))),
             127 if wire.len() >= 10 => (10, u64::from_be_bytes(wire[2..10].try_into().expect("eight"))),
-            126 | 127 => return told,
+            126 | 127 => return received,
             len => (2, u64::from(len)),
         };
         if wire.len() < header + 4 {
-            return told;
+            return received;
         }
         if is_control && !fin {
-            return fail(told, 1002);
+            return fail(received, 1002);
         }
         // The header alone suffices to refuse a frame that exceeds the maximum for compressed messages.
         if len > longest(deflates) as u64 {
-            return fail(told, 1009);
+            return fail(received, 1009);
         }
         let (head, rest) = wire.split_at(header + 4);
         if (rest.len() as u64) < len {
-            return told;
+            return received;
         }
         let (masked, rest) = rest.split_at(len as usize);
         let mask = &head[header..];
         let payload: Vec<u8> = masked.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]).collect();
         wire = rest;
         match opcode {
-            9 => told.push(Told::Ping(payload)),
-            10 => told.push(Told::Pong),
+            9 => received.push(Told::Ping(payload)),
+            10 => received.push(Told::Pong),
             8 => match close(&payload) {
-                Ok(code) => told.push(Told::Close(code)),
-                Err(code) => return fail(told, code),
+                Ok(code) => received.push(Told::Close(code)),
+                Err(code) => return fail(received, code),
             },
             _ => {
                 let (form, is_deflated, mut bytes, fragments) = match (opcode, message.take()) {
                     (0, Some(message)) => message,
                     (1, None) => (Form::Text, deflated, Vec::new(), 0),
                     (2, None) => (Form::Binary, deflated, Vec::new(), 0),
-                    _ => return fail(told, 1002),
+                    _ => return fail(received, 1002),
                 };
                 bytes.extend(payload);
                 let fragments = fragments + 1;
                 if fragments > MAX_FRAGMENTS {
-                    return fail(told, 1008);
+                    return fail(received, 1008);
                 }
                 if bytes.len() > longest(is_deflated) {
-                    return fail(told, 1009);
+                    return fail(received, 1009);
                 }
                 let text = form == Form::Text && !is_deflated;
                 if text && std::str::from_utf8(&bytes).is_err_and(|why| fin || why.error_len().is_some()) {
-                    return fail(told, 1007);
+                    return fail(received, 1007);
                 }
                 if !fin {
                     message = Some((form, is_deflated, bytes, fragments));
@@ -180,15 +180,15 @@ fn decode(mut wire: &[u8], deflates: bool) -> Vec<Told> {
                     bytes = match inflate(&bytes) {
                         Ok(bytes) => bytes,
                         Err(why) => {
-                            told.push(why);
-                            return told;
+                            received.push(why);
+                            return received;
                         }
                     };
                     if form == Form::Text && std::str::from_utf8(&bytes).is_err() {
-                        return fail(told, 1007);
+                        return fail(received, 1007);
                     }
                 }
-                told.push(Told::message(form, bytes));
+                received.push(Told::message(form, bytes));
             }
         }
     }

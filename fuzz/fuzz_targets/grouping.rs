@@ -115,7 +115,7 @@ fn logs_of(number: u64, logs: &[(u8, Vec<u8>)]) -> BlockLogs {
         hash: B256::repeat_byte(9),
     };
     let word = |word: u8| B256::repeat_byte(word % 5);
-    let told: Vec<Value> = (0..)
+    let received: Vec<Value> = (0..)
         .zip(logs.iter().take(16))
         .map(|(index, (address, topics)): (u32, _)| {
             json!({
@@ -127,5 +127,5 @@ fn logs_of(number: u64, logs: &[(u8, Vec<u8>)]) -> BlockLogs {
             })
         })
         .collect();
-    BlockLogs::parse(block, &json!(told).to_string().into(), Instant::now()).expect("well-formed")
+    BlockLogs::parse(block, &json!(received).to_string().into(), Instant::now()).expect("well-formed")
 }

@@ -141,7 +141,7 @@ impl Admin {
             ("inbound", self.services.inbound.used()),
             ("answers", self.services.rpc.answers().used()),
             ("upstream", upstream),
-            ("upstream_ours", ours),
+            ("upstream_internal", ours),
             ("history", self.published.with_history(History::bytes)),
             ("replays", self.services.replays.budget().used()),
             ("sessions", sessions.bytes),

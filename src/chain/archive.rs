@@ -85,14 +85,14 @@ enum NeededLogs {
 
 /// Reason for which no node answered about a block; not evidence about the block.
 #[derive(Debug)]
-pub enum NotAsked {
+pub enum NoNodeAnswer {
     /// No node gave an answer about the block.
     Unavailable,
     /// Too many searches are queued.
     Busy(Full),
 }
 
-impl From<Full> for NotAsked {
+impl From<Full> for NoNodeAnswer {
     fn from(full: Full) -> Self {
         Self::Busy(full)
     }
@@ -351,8 +351,8 @@ impl Archive {
     /// Asks up to [`LOCATE_TRIES`] times, each time another node if there is one. `None` if none has the block and at
     /// least one reports that it does not exist or is pruned. [`Seek::Number`] finds the first block at or above the
     /// number.
-    async fn seek(&self, seek: Seek) -> Result<Option<Header>, NotAsked> {
-        let mut said = Err(NotAsked::Unavailable);
+    async fn seek(&self, seek: Seek) -> Result<Option<Header>, NoNodeAnswer> {
+        let mut said = Err(NoNodeAnswer::Unavailable);
         for attempt in 0..LOCATE_TRIES {
             tokio::time::sleep(BLOCK.before(attempt)).await;
             let answer = match seek {
@@ -373,8 +373,8 @@ impl Archive {
     /// as there.
     ///
     /// # Errors
-    /// [`NotAsked`] if too many searches are queued, or no node gives an answer.
-    pub async fn serves(&self, owner: Owner, number: u64, logs: bool) -> Result<bool, NotAsked> {
+    /// [`NoNodeAnswer`] if too many searches are queued, or no node gives an answer.
+    pub async fn serves(&self, owner: Owner, number: u64, logs: bool) -> Result<bool, NoNodeAnswer> {
         let _place = self.seeking.acquire(owner).await?;
         let Some(header) = self.seek(Seek::Number(number)).await? else {
             return Ok(false);
@@ -395,7 +395,7 @@ impl Archive {
     /// have the block, or not all blocks (and, if `logs`, all logs) on the way, or if the way is longer.
     ///
     /// # Errors
-    /// [`NotAsked`] if too many searches are queued, or no node gives an answer.
+    /// [`NoNodeAnswer`] if too many searches are queued, or no node gives an answer.
     pub async fn locate(
         &self,
         owner: Owner,
@@ -403,7 +403,7 @@ impl Archive {
         up_to: Option<u64>,
         logs: bool,
         reach: usize,
-    ) -> Result<Option<Located>, NotAsked> {
+    ) -> Result<Option<Located>, NoNodeAnswer> {
         let _place = self.seeking.acquire(owner).await?;
         let (mut hash, mut up_to) = (hash, up_to);
         let (mut undo, mut blocks) = (VecDeque::new(), VecDeque::new());

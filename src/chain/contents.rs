@@ -3,7 +3,7 @@
 //! [`Inquiry`] decides which node is asked next and by which calls; [`Evidence`] decides when the answers are believed.
 
 mod answer;
-mod heard;
+mod parsed;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use self::heard::Heard;
+use self::parsed::ParsedContents;
 use super::bloom_bits::RememberedBits;
-use super::evidence::{Amount, Belief, Blooms, Evidence, LISTED, Wrong};
+use super::evidence::{AcceptReason, Amount, Blooms, Evidence, LISTED, Wrong};
 use super::inquiry::{AttemptError, FetchWay, Inquiry, Missing, Question, Record};
 use super::source::{BadAnswer, Seek, Source};
 use super::{Absent, BlockLogs, BlockReceipts, BlockTransactions, Content, ContentKind, Header};
@@ -36,7 +36,7 @@ pub(super) struct Experience {
     record: Mutex<Record>,
     blooms: Mutex<Blooms>,
     bloom_bits: Mutex<RememberedBits>,
-    warned: Mutex<HashSet<(UpstreamId, Odd)>>,
+    warned: Mutex<HashSet<(UpstreamId, Oddity)>>,
     /// `true` once a header hashed to its block's hash: from then on each header must.
     hashes_hold: AtomicBool,
     /// Number of the newest block whose contents were requested.
@@ -70,7 +70,7 @@ pub enum Silence {
 
 /// Oddity of an upstream, logged once for each upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Odd {
+enum Oddity {
     BloomTooFull,
     BloomTooEmpty,
     NoBloom,
@@ -144,7 +144,7 @@ impl Source {
     }
 
     /// Asks by one way after the other, and by several in parallel once the first is late, until an answer is believed.
-    async fn inquire<T, F: Future<Output = Result<Heard<T>, AttemptError>>>(
+    async fn inquire<T, F: Future<Output = Result<ParsedContents<T>, AttemptError>>>(
         &self,
         what: &'static str,
         (header, silence): (&Header, Silence),
@@ -164,7 +164,7 @@ impl Source {
         let mut under_way = FuturesUnordered::new();
         // The first doubted answer; replaced when the same node changes its answer by the same way. If an equal answer
         // confirms it, this one is returned: `eth_getLogs` rather than the receipts that confirm it.
-        let mut kept: Option<(UpstreamId, FetchWay, B256, Heard<T>)> = None;
+        let mut kept: Option<(UpstreamId, FetchWay, B256, ParsedContents<T>)> = None;
         let (begun, mut idle) = (Instant::now(), Duration::ZERO);
         // Published head when the nodes fell silent, and the time since when that was not counted yet.
         let mut stopped: Option<(Option<(u64, B256)>, Duration)> = None;
@@ -265,7 +265,7 @@ impl Source {
             if way.is_by_index() && !record.lock().offers(node, FetchWay::ReceiptsByHash, clock()) {
                 evidence.tried_receipts(node);
             }
-            match evidence.hear(node, way, said, now) {
+            match evidence.add_answer(node, way, said, now) {
                 Some(belief) => {
                     let mut record = record.lock();
                     record.works(node, way, took);
@@ -274,7 +274,9 @@ impl Source {
                     }
                     drop(record);
                     let (node, heard) = match kept {
-                        Some((node, _, print, first)) if belief != Belief::Fits && print == said.print => (node, first),
+                        Some((node, _, print, first)) if belief != AcceptReason::Fits && print == said.print => {
+                            (node, first)
+                        }
                         _ => (node, heard),
                     };
                     self.learn(node, header, &heard);
@@ -284,7 +286,7 @@ impl Source {
                     debug!(block = %header.block, ?way, ?said, "the {what} are not accepted yet");
                     inquiry.doubted(node, way, now);
                     match said.amount {
-                        Amount::None if way == FetchWay::LogsByHash && header.telling_bloom().is_none() => {
+                        Amount::None if way == FetchWay::LogsByHash && header.usable_bloom().is_none() => {
                             inquiry.index_is_behind(node, now);
                         }
                         Amount::NoneListed => inquiry.listed(node, way, now, LISTED),
@@ -339,11 +341,11 @@ impl Source {
     }
 
     /// Updates the knowledge about the chain's blooms from believed contents, and logs the node's oddities.
-    fn learn<T>(&self, node: UpstreamId, header: &Header, heard: &Heard<T>) {
+    fn learn<T>(&self, node: UpstreamId, header: &Header, heard: &ParsedContents<T>) {
         if heard.repeats {
             self.warn_once(
                 node,
-                Odd::RepeatedIndices,
+                Oddity::RepeatedIndices,
                 "the node repeats logIndex within a block: resumes after a log are not exact, after a block they are",
             );
         }
@@ -352,17 +354,17 @@ impl Source {
             self.experience.blooms.lock().learn(&Bloom::ZERO, own);
             self.warn_once(
                 node,
-                Odd::NoBloom,
+                Oddity::NoBloom,
                 "a block with an empty logsBloom has logs: headwater cannot verify them",
             );
         }
-        let Some(bloom) = header.telling_bloom() else { return };
+        let Some(bloom) = header.usable_bloom() else { return };
         let reason = match self.experience.blooms.lock().learn(bloom, own) {
             None => return,
             Some(Wrong::TooMuch) => {
                 self.warn_once(
                     node,
-                    Odd::BloomTooFull,
+                    Oddity::BloomTooFull,
                     "a block's logsBloom claims more logs than the block has: its logs are accepted when two answers \
                      agree",
                 );
@@ -371,7 +373,7 @@ impl Source {
             Some(Wrong::Empty) => {
                 self.warn_once(
                     node,
-                    Odd::NoBloom,
+                    Oddity::NoBloom,
                     "a block with an empty logsBloom has logs: headwater cannot verify them",
                 );
                 return;
@@ -379,7 +381,7 @@ impl Source {
             Some(Wrong::TooLittle) => {
                 self.warn_once(
                     node,
-                    Odd::BloomTooEmpty,
+                    Oddity::BloomTooEmpty,
                     "a block has logs that are not in its logsBloom: they are accepted when two answers agree",
                 );
                 "understated"
@@ -389,7 +391,7 @@ impl Source {
         self.pool.metrics().wrong_blooms.get_or_create(&label).inc();
     }
 
-    fn warn_once(&self, node: UpstreamId, odd: Odd, text: &str) {
+    fn warn_once(&self, node: UpstreamId, odd: Oddity, text: &str) {
         let mut warned = self.experience.warned.lock();
         warned.retain(|(node, _)| self.pool.has(*node));
         if warned.insert((node, odd)) {

@@ -305,7 +305,7 @@ impl Cursor {
     /// Returns the index of the last delivered log of `asked`; `None` if all were, or if the stream is not behind that
     /// block.
     #[must_use]
-    pub fn told_of(&self, asked: BlockRef) -> Option<u64> {
+    pub fn last_log_of(&self, asked: BlockRef) -> Option<u64> {
         match self.at {
             At::Behind(block, up_to) if block == asked => up_to,
             _ => None,

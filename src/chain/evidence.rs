@@ -57,7 +57,7 @@ pub(super) enum Amount {
 
 /// Answer about the block, without its contents.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Said {
+pub(super) struct AnswerSummary {
     pub fit: Fit,
     pub amount: Amount,
     /// Fingerprint, equal for the same contents from any node.
@@ -66,7 +66,7 @@ pub(super) struct Said {
     pub covers: usize,
 }
 
-impl Said {
+impl AnswerSummary {
     /// Answer without any contradiction to the header.
     pub(super) const WHOLE: Self = Self {
         fit: Fit::Whole,
@@ -78,7 +78,7 @@ impl Said {
 
 /// Reason why contents are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Belief {
+pub(super) enum AcceptReason {
     /// The contents are what the header claims.
     Fits,
     /// The contents contradict the header, and two answers agree.
@@ -89,10 +89,10 @@ pub(super) enum Belief {
 
 /// The last answer of one upstream by one way.
 #[derive(Debug)]
-struct Voice {
+struct NodeAnswer {
     node: UpstreamId,
     way: FetchWay,
-    said: Said,
+    said: AnswerSummary,
     /// Time of the first of `times` equal answers in a row.
     since: Duration,
     times: u32,
@@ -101,7 +101,7 @@ struct Voice {
 /// Answers about one block so far: one entry for each upstream and way.
 #[derive(Debug)]
 pub(super) struct Evidence {
-    voices: Vec<Voice>,
+    voices: Vec<NodeAnswer>,
     alone: Duration,
     /// `true` if the chain's blooms claim too much as a rule.
     habit: bool,
@@ -129,9 +129,15 @@ impl Evidence {
     }
 
     /// Records an answer; returns `None` while it is not believed.
-    pub(super) fn hear(&mut self, node: UpstreamId, way: FetchWay, said: Said, now: Duration) -> Option<Belief> {
+    pub(super) fn add_answer(
+        &mut self,
+        node: UpstreamId,
+        way: FetchWay,
+        said: AnswerSummary,
+        now: Duration,
+    ) -> Option<AcceptReason> {
         if said.fit == Fit::Whole {
-            return Some(Belief::Fits);
+            return Some(AcceptReason::Fits);
         }
         if !way.is_by_index() {
             self.tried_receipts(node);
@@ -143,7 +149,7 @@ impl Evidence {
         {
             Some(at) => at,
             None => {
-                self.voices.push(Voice {
+                self.voices.push(NodeAnswer {
                     node,
                     way,
                     said,
@@ -167,14 +173,14 @@ impl Evidence {
                 .filter(|(at, _)| *at != own)
                 .map(|(_, other)| other)
         };
-        let apart = |other: &Voice| {
+        let apart = |other: &NodeAnswer| {
             let is_one_answer = other.node == node && other.way.is_by_index() && way.is_by_index();
             let is_part = (said.fit, said.amount) == (Fit::Less, Amount::Some);
             let outdone = others().any(|other| other.said.covers > said.covers);
             !is_part || !is_one_answer || self.habit || self.tried.contains(&node) && !outdone
         };
         if others().any(|other| agree(&voice.said, &other.said) && apart(other)) {
-            return Some(Belief::Agreed);
+            return Some(AcceptReason::Agreed);
         }
         let times = match said.amount {
             Amount::NoneListed => LISTED_TIMES,
@@ -188,13 +194,13 @@ impl Evidence {
         };
         let outdone = others().any(|other| other.said.covers > said.covers);
         let long = voice.times >= times && now.saturating_sub(voice.since) >= at_least;
-        (long && !outdone).then_some(Belief::Repeated)
+        (long && !outdone).then_some(AcceptReason::Repeated)
     }
 }
 
 /// Checks if two answers agree, and not only because both may be early.
-fn agree(one: &Said, other: &Said) -> bool {
-    let may_be_early = |said: &Said| matches!(said.amount, Amount::None | Amount::NoneListed);
+fn agree(one: &AnswerSummary, other: &AnswerSummary) -> bool {
+    let may_be_early = |said: &AnswerSummary| matches!(said.amount, Amount::None | Amount::NoneListed);
     let early = may_be_early(one) && may_be_early(other);
     one.print == other.print && !early
 }
@@ -318,7 +324,7 @@ mod tests {
     /// Returns the belief and its reason, or `?`. Each word is an answer: the upstream's digit, `h`ash, `n`umber or
     /// `r`eceipts, `=` its contents (`-` for nothing, `.` for nothing of a block that was executed, `:` for the same if
     /// it may be listed too early, `!` for a failure, letters for bits of a bloom), `@` the milliseconds.
-    fn hear(bloom: &str, habit: bool, answers: &str) -> String {
+    fn add_answer(bloom: &str, habit: bool, answers: &str) -> String {
         let mut evidence = Evidence::new(Duration::from_secs(10), habit);
         let mut blooms = Blooms::default();
         for word in answers.split_whitespace() {
@@ -341,14 +347,14 @@ mod tests {
                 _ => Amount::Some,
             };
             let own = bits(what.trim_matches(['-', '.', ':']));
-            let said = Said {
+            let said = AnswerSummary {
                 fit: blooms.fit(&bits(bloom), &own),
                 amount,
                 print: alloy_primitives::keccak256(own),
                 covers: shared(&own, &bits(bloom)),
             };
             let now = Duration::from_millis(at.parse().expect("a time"));
-            if let Some(belief) = evidence.hear(node, way, said, now) {
+            if let Some(belief) = evidence.add_answer(node, way, said, now) {
                 return format!("{what} {belief:?} @{at}");
             }
         }
@@ -401,16 +407,16 @@ mod tests {
             ("ac", "0h=ab@1 0h=ab@20 0h=ab@60 0h=ab@140 0h=ab@300", "?"),
             ("ac", "0h=ab@1 0r=ab@300", "ab Agreed @300"),
         ] {
-            assert_eq!(hear(bloom, false, answers), expect, "{bloom}: {answers}");
+            assert_eq!(add_answer(bloom, false, answers), expect, "{bloom}: {answers}");
         }
         let some = "0h=a@1 0h=a@20 0h=a@60 0h=a@300";
         assert_eq!(
-            hear("abc", true, some),
+            add_answer("abc", true, some),
             "a Repeated @300",
             "where blooms claim too much as a rule"
         );
         assert_eq!(
-            hear("abc", true, &some.replace("=a", "=-")),
+            add_answer("abc", true, &some.replace("=a", "=-")),
             "?",
             "but nothing is nothing"
         );

@@ -132,7 +132,7 @@ impl Header {
 
     /// Returns the bloom if it can prove anything: known, and not empty, because some chains leave all blooms empty.
     #[must_use]
-    pub fn telling_bloom(&self) -> Option<&Bloom> {
+    pub fn usable_bloom(&self) -> Option<&Bloom> {
         self.bloom.as_deref().filter(|bloom| **bloom != Bloom::ZERO)
     }
 }
@@ -303,7 +303,7 @@ pub(crate) mod tests {
             let header = parse(&json).expect(&json);
             assert_eq!(header.bloom.as_deref(), expect.as_ref(), "{json}");
             let telling = expect.filter(|bloom| *bloom == good);
-            assert_eq!(header.telling_bloom(), telling.as_ref(), "{json}");
+            assert_eq!(header.usable_bloom(), telling.as_ref(), "{json}");
         }
         for (timestamp, expect) in [
             ("null", 0),

@@ -37,7 +37,7 @@ impl PublishedBlock {
 /// Returns the index of the first of these blocks, ascending by number, at or above `number`; the length if there is
 /// none.
 pub(super) fn position_from(blocks: &VecDeque<PublishedBlock>, number: u64) -> usize {
-    blocks.partition_point(|own| own.number() < number)
+    blocks.partition_point(|published| published.number() < number)
 }
 
 /// Blocks that were published, as far back as memory reaches.
@@ -72,8 +72,8 @@ const FEW: usize = 16;
 const LOG: usize = 256;
 
 /// Returns the approximate memory of a block, in bytes.
-fn weight(own: &PublishedBlock) -> usize {
-    own.header.json.len() + own.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
+fn weight(published: &PublishedBlock) -> usize {
+    published.header.json.len() + published.logs.as_ref().map_or(0, |logs| weight_of_logs(logs))
 }
 
 fn weight_of_logs(logs: &BlockLogs) -> usize {
@@ -132,8 +132,8 @@ impl History {
     }
 
     fn forget_dropped(&mut self, hash: &B256) {
-        if let Some(own) = self.dropped.remove(hash) {
-            self.bytes -= weight(&own);
+        if let Some(published) = self.dropped.remove(hash) {
+            self.bytes -= weight(&published);
         }
     }
 
@@ -159,7 +159,7 @@ impl History {
             _ if first == 0 && self.at(0).is_none() => 0,
             // The sequence that the block gets if it is added below the others.
             (Some(oldest), _) if first < oldest.number() => oldest.sequence.saturating_sub(oldest.number() - first),
-            (_, Some(own)) => own.sequence,
+            (_, Some(published)) => published.sequence,
             _ => self.next_sequence(),
         }
     }
@@ -172,7 +172,7 @@ impl History {
 
     /// Returns the head of the node's chain: the tip, or a block below after the chain went back.
     #[must_use]
-    pub fn stands_at(&self) -> Option<BlockRef> {
+    pub fn head(&self) -> Option<BlockRef> {
         self.back_at.or_else(|| Some(self.tip()?.header.block))
     }
 
@@ -185,7 +185,7 @@ impl History {
     /// Returns the canonical block of this number.
     #[must_use]
     pub fn at(&self, number: u64) -> Option<&PublishedBlock> {
-        self.from(number).filter(|own| own.number() == number)
+        self.from(number).filter(|published| published.number() == number)
     }
 
     /// Returns the first canonical block at or above this number, if it is in memory.
@@ -197,7 +197,7 @@ impl History {
     /// Returns the canonical blocks with numbers from `first` to `last`, both included, oldest first.
     pub fn between(&self, first: u64, last: u64) -> impl Iterator<Item = &PublishedBlock> {
         let begin = position_from(&self.canonical, first);
-        let end = self.canonical.partition_point(|own| own.number() <= last);
+        let end = self.canonical.partition_point(|published| published.number() <= last);
         self.canonical.range(begin..end.max(begin))
     }
 
@@ -227,9 +227,9 @@ impl History {
         }
         let first = position_from(&self.canonical, number);
         let lacking = self.canonical.range(first..);
-        let lacking = lacking.take_while(|own| own.logs.is_none() && !own.awaits_logs);
+        let lacking = lacking.take_while(|published| published.logs.is_none() && !published.awaits_logs);
         Some(Gap::Logs(
-            lacking.take(Gap::MAX).map(|own| own.header.clone()).collect(),
+            lacking.take(Gap::MAX).map(|block| block.header.clone()).collect(),
         ))
     }
 
@@ -242,14 +242,14 @@ impl History {
         }
         let ahead = self.canonical.range(position_from(&self.canonical, number)..);
         Some(Gap::Contents(
-            ahead.take(Gap::MAX).map(|own| own.header.clone()).collect(),
+            ahead.take(Gap::MAX).map(|published| published.header.clone()).collect(),
         ))
     }
 
     /// Returns the newest canonical block that meets a condition.
     #[must_use]
     pub fn newest_where(&self, is_it: impl Fn(&PublishedBlock) -> bool) -> Option<&PublishedBlock> {
-        self.canonical.iter().rev().find(|own| is_it(own))
+        self.canonical.iter().rev().find(|published| is_it(published))
     }
 
     /// Checks if this block is in memory, and is not canonical.
@@ -262,7 +262,8 @@ impl History {
     /// Checks if this block is canonical and in memory.
     #[must_use]
     pub fn is_canonical(&self, block: BlockRef) -> bool {
-        self.at(block.number).is_some_and(|own| own.header.block == block)
+        self.at(block.number)
+            .is_some_and(|published| published.header.block == block)
     }
 
     /// Checks if any block has a bloom that is not empty: some chains leave all blooms empty.
@@ -271,18 +272,19 @@ impl History {
         self.canonical
             .iter()
             .rev()
-            .any(|own| own.header.telling_bloom().is_some())
+            .any(|published| published.header.usable_bloom().is_some())
     }
 
     /// Returns the canonical or dropped block with this hash.
     #[must_use]
     pub fn find(&self, hash: B256) -> Option<&PublishedBlock> {
+        let is_it = |published: &&PublishedBlock| published.header.block.hash == hash;
         self.dropped
             .get(&hash)
-            .or_else(|| self.canonical.iter().rev().find(|own| own.header.block.hash == hash))
+            .or_else(|| self.canonical.iter().rev().find(is_it))
     }
 
-    /// Adds a head on top of [`Self::stands_at`]; returns the dropped blocks that it replaces, oldest first. `None` if
+    /// Adds a head on top of [`Self::head`]; returns the dropped blocks that it replaces, oldest first. `None` if
     /// the head was published before: the chain went back, and adopts the same blocks again. A head that is not a child
     /// of the tip starts the history anew.
     pub(super) fn head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
@@ -291,7 +293,7 @@ impl History {
             && self
                 .canonical
                 .get(self.position_above(back_at.number))
-                .is_some_and(|own| own.header.block == header.block)
+                .is_some_and(|published| published.header.block == header.block)
         {
             self.stand_at(header.block);
             return None;
@@ -302,15 +304,15 @@ impl History {
         }
         self.forget_dropped(&header.block.hash);
         self.sequence += 1;
-        let own = PublishedBlock {
+        let published = PublishedBlock {
             header,
             logs: None,
             awaits_logs: false,
             lacks_logs: false,
             sequence: self.sequence,
         };
-        self.bytes += weight(&own);
-        self.canonical.push_back(own);
+        self.bytes += weight(&published);
+        self.canonical.push_back(published);
         while self.canonical.len() > self.limit
             && let Some(oldest) = self.canonical.pop_front()
         {
@@ -322,11 +324,11 @@ impl History {
 
     /// Stores the logs fetched for a canonical block.
     pub fn logs(&mut self, logs: Arc<BlockLogs>) {
-        if let Some(own) = self.canonical_mut(logs.block.hash)
-            && own.logs.is_none()
+        if let Some(published) = self.canonical_mut(logs.block.hash)
+            && published.logs.is_none()
         {
             let bytes = weight_of_logs(&logs);
-            own.logs = Some(logs);
+            published.logs = Some(logs);
             self.bytes += bytes;
             self.trim();
         }
@@ -334,38 +336,39 @@ impl History {
 
     /// Records that the logs of this block were delivered to live subscriptions.
     pub fn delivered_logs(&mut self, hash: B256) {
-        if let Some(own) = self.canonical_mut(hash) {
-            own.awaits_logs = false;
+        if let Some(published) = self.canonical_mut(hash) {
+            published.awaits_logs = false;
         }
     }
 
     /// Records that logs of this block are to be delivered to live subscriptions.
     pub fn await_logs(&mut self, hash: B256) {
-        if let Some(own) = self.canonical_mut(hash) {
-            own.awaits_logs = true;
+        if let Some(published) = self.canonical_mut(hash) {
+            published.awaits_logs = true;
         }
     }
 
     /// Records that no logs are to be delivered any more.
     pub fn await_no_logs(&mut self) {
-        for own in &mut self.canonical {
-            own.awaits_logs = false;
+        for published in &mut self.canonical {
+            published.awaits_logs = false;
         }
     }
 
     /// Records that no node has the logs of this block.
     pub fn no_logs(&mut self, hash: B256) {
-        if let Some(own) = self.canonical_mut(hash) {
-            own.lacks_logs = true;
+        if let Some(published) = self.canonical_mut(hash) {
+            published.lacks_logs = true;
         }
     }
 
     /// Returns the headers of canonical blocks without logs, newest first, except blocks whose logs are being fetched
     /// or lost. A client that resumed may have their logs, and a reorg has to remove them.
     pub fn without_logs(&self) -> impl Iterator<Item = &Header> {
-        let own = self.canonical.iter().rev();
-        own.filter(|own| own.logs.is_none() && !own.awaits_logs && !own.lacks_logs)
-            .map(|own| &own.header)
+        let published = self.canonical.iter().rev();
+        published
+            .filter(|published| published.logs.is_none() && !published.awaits_logs && !published.lacks_logs)
+            .map(|published| &published.header)
     }
 
     /// Stores logs that a replay fetched, except of blocks whose logs are being fetched for live subscriptions: if a
@@ -378,11 +381,11 @@ impl History {
         let first = position_from(page.blocks(), oldest);
         for fetched in page.blocks().range(first..) {
             if let Some(logs) = &fetched.logs
-                && let Some(own) = self.canonical_mut(logs.block.hash)
-                && own.logs.is_none()
-                && !own.awaits_logs
+                && let Some(published) = self.canonical_mut(logs.block.hash)
+                && published.logs.is_none()
+                && !published.awaits_logs
             {
-                own.logs = Some(logs.clone());
+                published.logs = Some(logs.clone());
                 self.bytes += weight_of_logs(logs);
             }
         }
@@ -393,7 +396,7 @@ impl History {
         self.canonical
             .iter_mut()
             .rev()
-            .find(|own| own.header.block.hash == hash)
+            .find(|published| published.header.block.hash == hash)
     }
 
     /// Checks if the node's chain has this published block: it is canonical, or older than memory, and the chain did
@@ -403,7 +406,7 @@ impl History {
         let is_old = self
             .oldest()
             .is_some_and(|oldest| block.number < oldest.header.block.number);
-        (is_old || self.is_canonical(block)) && self.stands_at().is_some_and(|at| block.number <= at.number)
+        (is_old || self.is_canonical(block)) && self.head().is_some_and(|at| block.number <= at.number)
     }
 
     /// Adds a block below the oldest; ignored if it is not the parent of the oldest, or if there is no room.
@@ -415,16 +418,16 @@ impl History {
             let was_published = child.sequence > FIRST + 1;
             let below = if was_published { 1 } else { child.number() - number };
             let sequence = child.sequence.saturating_sub(below);
-            let own = PublishedBlock {
+            let published = PublishedBlock {
                 header,
                 logs: None,
                 awaits_logs: false,
                 lacks_logs: false,
                 sequence,
             };
-            if self.bytes + weight(&own) <= self.max_bytes {
-                self.bytes += weight(&own);
-                self.canonical.push_front(own);
+            if self.bytes + weight(&published) <= self.max_bytes {
+                self.bytes += weight(&published);
+                self.canonical.push_front(published);
             }
         }
     }
@@ -448,24 +451,24 @@ impl History {
         self.back_at = Some(block).filter(|block| self.tip().is_some_and(|tip| tip.header.block != *block));
     }
 
-    /// Returns the number of blocks up to [`Self::stands_at`]; those above do not count towards the limit, like dropped
+    /// Returns the number of blocks up to [`Self::head`]; those above do not count towards the limit, like dropped
     /// ones.
     fn standing(&self) -> usize {
-        self.stands_at().map_or(0, |at| self.position_above(at.number))
+        self.head().map_or(0, |at| self.position_above(at.number))
     }
 
     /// Returns the index of the first block above this number.
     fn position_above(&self, number: u64) -> usize {
-        self.canonical.partition_point(|own| own.number() <= number)
+        self.canonical.partition_point(|published| published.number() <= number)
     }
 
     fn drop_above(&mut self, number: u64) -> Vec<PublishedBlock> {
         self.generation += 1;
         let keep = self.position_above(number);
         let dropped: Vec<PublishedBlock> = self.canonical.drain(keep..).collect();
-        for own in &dropped {
-            let hash = own.header.block.hash;
-            match self.dropped.insert(hash, own.clone()) {
+        for published in &dropped {
+            let hash = published.header.block.hash;
+            match self.dropped.insert(hash, published.clone()) {
                 None => self.dropped_order.push_back(hash),
                 Some(before) => self.bytes -= weight(&before),
             }

@@ -97,7 +97,7 @@ impl Ingest {
                 // reported heads: the first head of an upstream that has just reconnected must not count as one from
                 // before.
                 biased;
-                room = out.reserve(), if self.pipeline.has_news() => match room {
+                room = out.reserve(), if self.pipeline.has_ready_event() => match room {
                     Ok(permit) => Input::Room(permit),
                     Err(_) => return,
                 },
@@ -192,7 +192,7 @@ impl Ingest {
             ChainEvent::Head(header) => Some(header.block),
             ChainEvent::Rewind(to) => Some(*to),
             ChainEvent::ContinuityLost(_) => None,
-            ChainEvent::Past(header) => return self.pool.published_past(header.block.number, header.block.hash),
+            ChainEvent::Backfilled(header) => return self.pool.published_past(header.block.number, header.block.hash),
         };
         self.pool.published(head.map(|head| (head.number, head.hash)));
     }
@@ -225,14 +225,14 @@ async fn fetch(source: Arc<Source>, rewind_delay: Duration, ask: FetchRequest) -
             tokio::time::sleep(BLOCK.before(tries)).await;
             FetchResult::Stone(number, source.first_from(number, tries).await, tries + 1)
         }
-        FetchRequest::Past(hash) => {
+        FetchRequest::Backfill(hash) => {
             for attempt in 0..PAST_TRIES {
                 tokio::time::sleep(BLOCK.before(attempt)).await;
                 if let Some(header) = source.block_by_hash(hash, attempt).await {
-                    return FetchResult::Past(hash, Some(header));
+                    return FetchResult::Backfill(hash, Some(header));
                 }
             }
-            FetchResult::Past(hash, None)
+            FetchResult::Backfill(hash, None)
         }
     }
 }

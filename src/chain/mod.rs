@@ -28,7 +28,7 @@ mod transaction;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, Located, NotAsked};
+pub use archive::{Archive, Located, NoNodeAnswer};
 pub use block_receipts::{BlockReceipts, NotItsReceipts, Receipt};
 pub use content_fetches::{Content, ContentFetches, ContentKind, FetchedContent, MAX_FETCHES};
 pub use cursor::{AbandonedBranch, Cursor, Delivered, Needs, Next, Removal, Retraction, SentExtent};

@@ -22,7 +22,7 @@ use crate::upstream::MAX_HOLE;
 
 pub(super) use fetch::{FetchRequest, FetchResult};
 
-/// Blocks that may wait to be published before the next stepping stone is postponed; more if history keeps more.
+/// Blocks that may wait to be published before the next waypoint is postponed; more if history keeps more.
 const MIN_PIPELINE: usize = 64;
 
 /// Multiple of that number at which continuity is lost: the last stone and the head above it bring one and a half times
@@ -41,7 +41,7 @@ pub enum ChainEvent {
     /// All blocks above this one were dropped.
     Rewind(BlockRef),
     /// Backfilled parent of the oldest published block: the chain did not change, history reaches further down.
-    Past(Header),
+    Backfilled(Header),
     /// Blocks are missing that cannot be fetched any more; the chain starts anew with the next head.
     ContinuityLost(Loss),
 }
@@ -56,7 +56,7 @@ pub enum Loss {
     /// Too many blocks waited to be published.
     Backlog,
     /// The nodes lack, or have pruned, blocks or logs that a resuming client needs.
-    NoPast,
+    NoBackfill,
 }
 
 impl Loss {
@@ -67,7 +67,7 @@ impl Loss {
             Self::TooFar => "too_far",
             Self::Replaced => "replaced",
             Self::Backlog => "backlog",
-            Self::NoPast => "no_past",
+            Self::NoBackfill => "no_backfill",
         }
     }
 }
@@ -115,12 +115,12 @@ pub(super) struct Pipeline {
     denied: u32,
     /// `true` once blocks were related by number, which is logged once.
     by_number: bool,
-    /// Head too far ahead for one walk; the chain gets there by stepping stones.
+    /// Head too far ahead for one walk; the chain gets there by waypoints.
     far: Option<Header>,
-    stone_wanted: bool,
+    needs_waypoint: bool,
     /// Blocks adopted on the way to `far`.
     caught_up: u64,
-    past: Past,
+    past: Backfill,
     /// `true` if the upstream in use is new or reconnected, or another one was first to announce a block: it may be
     /// behind for a while, which is no reorg.
     catching_up: bool,
@@ -135,7 +135,7 @@ pub(super) struct Pipeline {
 /// Progress of the backfill below the first block. After a start a reorg may reach below that block, and resuming
 /// clients may have been delivered older blocks.
 #[derive(Debug)]
-enum Past {
+enum Backfill {
     /// The next block is to be requested.
     Wanted,
     Fetching(B256),
@@ -159,9 +159,9 @@ impl Pipeline {
             denied: 0,
             by_number: false,
             far: None,
-            stone_wanted: false,
+            needs_waypoint: false,
             caught_up: 0,
-            past: Past::Wanted,
+            past: Backfill::Wanted,
             catching_up: true,
             is_wary: false,
             round: 0,
@@ -232,8 +232,8 @@ impl Pipeline {
         self.walking = None;
         self.numbering = None;
         self.far = None;
-        if matches!(self.past, Past::Complete) {
-            self.past = Past::Wanted;
+        if matches!(self.past, Backfill::Complete) {
+            self.past = Backfill::Wanted;
         }
     }
 
@@ -252,7 +252,7 @@ impl Pipeline {
         self.walking = None;
         self.numbering = None;
         self.far = None;
-        self.past = Past::Wanted;
+        self.past = Backfill::Wanted;
         self.pipeline.clear();
         self.pipeline.push_back(PendingEvent::ContinuityLost(loss));
     }
@@ -333,7 +333,7 @@ impl Pipeline {
             self.walking = None;
             self.numbering = None;
             self.ahead_to = None;
-            if !self.stone_wanted
+            if !self.needs_waypoint
                 && let Some(head) = self.far.take()
             {
                 self.announce(head);
@@ -354,7 +354,7 @@ impl Pipeline {
         );
         self.pipeline.clear();
         self.pipeline.push_back(PendingEvent::ContinuityLost(Loss::TooFar));
-        self.past = Past::Wanted;
+        self.past = Backfill::Wanted;
         self.adopt(vec![head]);
     }
 
@@ -411,38 +411,38 @@ impl Pipeline {
         if !self.pipeline.is_empty() {
             return;
         }
-        self.past = match std::mem::replace(&mut self.past, Past::Wanted) {
-            Past::Held(header) if self.tracker.prepend(&header) => Past::Ready(header),
+        self.past = match std::mem::replace(&mut self.past, Backfill::Wanted) {
+            Backfill::Held(header) if self.tracker.prepend(&header) => Backfill::Ready(header),
             // The block does not fit, and asking again would not help.
-            Past::Held(header) if self.tracker.below() == Some(header.block.hash) => Past::Complete,
+            Backfill::Held(header) if self.tracker.below() == Some(header.block.hash) => Backfill::Complete,
             // The chain started anew meanwhile.
-            Past::Held(..) => Past::Wanted,
+            Backfill::Held(..) => Backfill::Wanted,
             other => other,
         };
-        if !matches!(self.past, Past::Wanted) {
+        if !matches!(self.past, Backfill::Wanted) {
             return;
         }
         let Some(below) = self.tracker.below() else {
-            self.past = Past::Complete;
+            self.past = Backfill::Complete;
             return;
         };
-        self.past = Past::Fetching(below);
-        self.asks.push(FetchRequest::Past(below));
+        self.past = Backfill::Fetching(below);
+        self.asks.push(FetchRequest::Backfill(below));
     }
 
     /// Checks if there is an event to publish.
-    pub(super) fn has_news(&self) -> bool {
-        !self.pipeline.is_empty() || matches!(self.past, Past::Ready(..))
+    pub(super) fn has_ready_event(&self) -> bool {
+        !self.pipeline.is_empty() || matches!(self.past, Backfill::Ready(..))
     }
 
     /// Takes the next event, in order.
     pub(super) fn next_event(&mut self) -> Option<ChainEvent> {
         // First, because a later rewind may go back to this block.
-        if matches!(self.past, Past::Ready(..))
-            && let Past::Ready(header) = std::mem::replace(&mut self.past, Past::Wanted)
+        if matches!(self.past, Backfill::Ready(..))
+            && let Backfill::Ready(header) = std::mem::replace(&mut self.past, Backfill::Wanted)
         {
             self.backfill();
-            return Some(ChainEvent::Past(header));
+            return Some(ChainEvent::Backfill(header));
         }
         let event = self.pipeline.pop_front().map(|work| match work {
             PendingEvent::Adopt(header) => ChainEvent::Head(header),

@@ -78,7 +78,7 @@ impl Published {
         self.state.read().last_adopted
     }
 
-    /// Reads the recent blocks. [`History::stands_at`] is the head.
+    /// Reads the recent blocks. [`History::head`] is the head.
     pub fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.state.read().history)
     }
@@ -99,7 +99,7 @@ impl Published {
     pub fn is_at_its_tip(&self) -> bool {
         self.with_history(|history| {
             let tip = history.tip().map(|tip| tip.header.block);
-            tip.is_some() && tip == history.stands_at()
+            tip.is_some() && tip == history.head()
         })
     }
 
@@ -185,7 +185,7 @@ impl PublishedWriter {
         let mut state = state.write();
         let reorg = recent
             .lock()
-            .note(&event, state.history.stands_at(), Instant::now())
+            .note(&event, state.history.head(), Instant::now())
             .cloned();
         let lost = matches!(event, ChainEvent::ContinuityLost(_));
         let applied = state.apply(event);
@@ -230,7 +230,7 @@ impl PublishedState {
     }
 
     fn view(&self) -> View {
-        let head = self.history.stands_at();
+        let head = self.history.head();
         View {
             head,
             branch: self.branch,
@@ -241,7 +241,7 @@ impl PublishedState {
     }
 
     fn note_final(&mut self, number: u64) {
-        if let Some(head) = self.history.stands_at() {
+        if let Some(head) = self.history.head() {
             // Nodes differ in how soon they learn of it.
             self.final_block = self.final_block.max(Some(number.min(head.number)));
         }
@@ -251,7 +251,7 @@ impl PublishedState {
         match event {
             ChainEvent::Head(header) => return Ok(self.adopt(header)),
             ChainEvent::Rewind(to) => self.rewind(to)?,
-            ChainEvent::Past(header) => self.history.past(header),
+            ChainEvent::Backfilled(header) => self.history.past(header),
             ChainEvent::ContinuityLost(loss) => {
                 self.history.clear();
                 (self.final_block, self.highest) = (None, 0);

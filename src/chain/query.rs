@@ -59,7 +59,7 @@ impl LogQuery {
 
     /// Checks if a block's bloom claims that there may be a matching log. An empty or unknown bloom claims nothing.
     pub(super) fn is_claimed_by(&self, header: &Header) -> bool {
-        header.telling_bloom().is_some_and(|bloom| self.may_match(bloom))
+        header.usable_bloom().is_some_and(|bloom| self.may_match(bloom))
     }
 }
 

@@ -124,7 +124,7 @@ impl RecentBlocks {
                 self.blocks.clear();
                 None
             }
-            ChainEvent::Past(_) => None,
+            ChainEvent::Backfilled(_) => None,
         }
     }
 }

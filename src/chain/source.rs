@@ -174,7 +174,7 @@ impl Source {
             Seek::Hash(hash) => ("eth_getBlockByHash", format!(r#"["{hash}",false]"#), Some(hash)),
             Seek::Number(number) => ("eth_getBlockByNumber", format!(r#"["{number:#x}",false]"#), None),
         };
-        let json = answered(self.pool.call_ours(method, &params, hash, attempt).await)?;
+        let json = answered(self.pool.call_internal(method, &params, hash, attempt).await)?;
         if &json[..] == b"null" {
             return Ok(None);
         }
@@ -244,7 +244,7 @@ impl Source {
     pub async fn latest(&self) -> Option<Header> {
         let json = found(
             self.pool
-                .call_ours("eth_getBlockByNumber", r#"["latest",false]"#, None, 0)
+                .call_internal("eth_getBlockByNumber", r#"["latest",false]"#, None, 0)
                 .await,
         )?;
         self.learned
@@ -255,7 +255,7 @@ impl Source {
 
     /// Checks if the node reports that it is syncing; `false` without an answer.
     pub async fn is_syncing(&self) -> bool {
-        let said = found(self.pool.call_ours("eth_syncing", "", None, 0).await);
+        let said = found(self.pool.call_internal("eth_syncing", "", None, 0).await);
         said.is_some_and(|json| &json[..] != b"false")
     }
 }

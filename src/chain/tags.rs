@@ -48,7 +48,7 @@ impl Source {
     /// Asks the node in use for the newest block of this tag.
     pub async fn tagged(&self, tag: Tag) -> Tagged {
         let params = format!(r#"["{}",false]"#, tag.name());
-        match self.pool.call_ours("eth_getBlockByNumber", &params, None, 0).await {
+        match self.pool.call_internal("eth_getBlockByNumber", &params, None, 0).await {
             Ok(Outcome::Result(json)) => read(&json),
             Ok(error) => match complaint(&error) {
                 Complaint::Throttled | Complaint::NotNow => Tagged::Unknown,

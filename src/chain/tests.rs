@@ -57,7 +57,7 @@ struct World {
     /// Blocks whose logs are not delivered to this subscriber yet, oldest first, and whether they were fetched.
     awaited: VecDeque<(BlockRef, bool)>,
     /// Heads delivered to this subscriber and not replaced.
-    told: Vec<BlockRef>,
+    received: Vec<BlockRef>,
     streams: Vec<Stream>,
 }
 
@@ -81,7 +81,7 @@ impl World {
             live: Vec::new(),
             live_from: None,
             awaited: VecDeque::new(),
-            told: Vec::new(),
+            received: Vec::new(),
             streams: Vec::new(),
         }
     }
@@ -196,8 +196,8 @@ impl World {
                 FetchResult::Stone(number, Ok(self.canonical_from(number)), tries + 1)
             }
             (FetchRequest::Stone(number, tries), _) => FetchResult::Stone(number, Ok(None), tries + 1),
-            (FetchRequest::Past(hash), Manner::Right) => FetchResult::Past(hash, by_hash(hash)),
-            (FetchRequest::Past(hash), _) => FetchResult::Past(hash, None),
+            (FetchRequest::Backfill(hash), Manner::Right) => FetchResult::Backfill(hash, by_hash(hash)),
+            (FetchRequest::Backfill(hash), _) => FetchResult::Backfill(hash, None),
         }
     }
 
@@ -223,7 +223,7 @@ impl World {
 
     /// Publishes the next event and checks it against those before; `false` if there is none.
     fn publish(&mut self) -> bool {
-        if !self.pipeline.has_news() {
+        if !self.pipeline.has_ready_event() {
             return false;
         }
         let Some(event) = self.pipeline.next_event() else {
@@ -236,8 +236,8 @@ impl World {
                 let Some(dropped) = self.history.head(header) else {
                     let filled_in = self.live_from.is_some_and(|from| block.number < from);
                     assert!(
-                        filled_in || self.told.contains(&block),
-                        "what is not told again was told"
+                        filled_in || self.received.contains(&block),
+                        "what is not sent again was sent before"
                     );
                     self.deliver();
                     return true;
@@ -247,11 +247,11 @@ impl World {
                     assert_eq!(tip, parent, "E1: a head grows on the one before");
                 }
                 for own in &dropped {
-                    let at = self.told.iter().rposition(|told| *told == own.header.block);
-                    at.map(|at| self.told.remove(at));
+                    let at = self.received.iter().rposition(|received| *received == own.header.block);
+                    at.map(|at| self.received.remove(at));
                 }
-                assert!(!self.told.contains(&block), "no head comes twice");
-                self.told.push(block);
+                assert!(!self.received.contains(&block), "no head comes twice");
+                self.received.push(block);
                 // Blocks below the first delivered one were backfilled and never delivered; awaited ones are not
                 // delivered yet.
                 let first = self.live_from.unwrap_or_default();
@@ -264,7 +264,7 @@ impl World {
                     .collect();
                 assert!(
                     self.live.ends_with(&gone),
-                    "E2: what is taken back was told, oldest first"
+                    "E2: what is taken back was received, oldest first"
                 );
                 self.live.truncate(self.live.len() - gone.len());
                 self.awaited
@@ -279,11 +279,11 @@ impl World {
                 .history
                 .rewind(to)
                 .expect("the chain goes back to what was published"),
-            ChainEvent::Past(header) => self.history.past(header),
+            ChainEvent::Backfilled(header) => self.history.past(header),
             ChainEvent::ContinuityLost(_) => {
                 self.history.clear();
                 self.live.clear();
-                self.told.clear();
+                self.received.clear();
                 self.awaited.clear();
                 self.live_from = None;
             }
@@ -313,8 +313,8 @@ impl World {
                 let walk = stream.walk.as_mut().expect("it was looked at");
                 let (hash, parent) = (own.header.block.hash, own.header.parent);
                 assert!(!walk.contains(&hash), "no head comes twice");
-                let ancestor = walk.iter().position(|told| *told == parent);
-                walk.truncate(ancestor.expect("E1: a head grows on one that was told") + 1);
+                let ancestor = walk.iter().position(|received| *received == parent);
+                walk.truncate(ancestor.expect("E1: a head grows on one that was received") + 1);
                 walk.push(hash);
             }
             Next::Block(own) => {
@@ -349,7 +349,7 @@ impl World {
                 let undo = branch[shared..].iter().map(|(header, logs)| Retraction {
                     header: header.clone(),
                     logs: logs.clone(),
-                    up_to: stream.cursor.told_of(*block).filter(|_| header.block == *block),
+                    up_to: stream.cursor.last_log_of(*block).filter(|_| header.block == *block),
                 });
                 let undo: VecDeque<Retraction> = undo.collect();
                 stream.page = Page::default();
@@ -411,11 +411,11 @@ proptest! {
         let tip = world.history.tip().expect("something was published").clone();
         // The chain may have gone back before the logs of the last blocks arrived.
         let awaited = world.awaited.front().and_then(|(block, _)| world.tree.by_hash(block.hash));
-        let told = awaited.map_or(tip.header.block.hash, |(first, _)| first.parent);
-        let stands_at = world.history.stands_at().expect("as the tip");
-        prop_assert_eq!(stands_at.hash, world.head);
-        prop_assert!(world.history.is_canonical(stands_at));
-        prop_assert_eq!(&world.live, &world.tree.logs(told, world.live_from.unwrap_or_default()));
+        let received = awaited.map_or(tip.header.block.hash, |(first, _)| first.parent);
+        let head = world.history.head().expect("as the tip");
+        prop_assert_eq!(head.hash, world.head);
+        prop_assert!(world.history.is_canonical(head));
+        prop_assert_eq!(&world.live, &world.tree.logs(received, world.live_from.unwrap_or_default()));
         for at in 0..world.streams.len() {
             // Streams after blocks that this chain has not reached wait forever, as they must.
             for _ in 0..400 {
@@ -429,7 +429,7 @@ proptest! {
                     prop_assert_eq!(walk.last(), Some(&tip.header.block.hash));
                     continue;
                 }
-                prop_assert_eq!(&stream.held, &world.tree.logs(told, 0));
+                prop_assert_eq!(&stream.held, &world.tree.logs(received, 0));
             }
         }
     }

@@ -35,11 +35,11 @@ pub enum Step {
     /// and calls [`Tracker::rewind`] if it went back.
     Behind(BlockRef),
     /// The head is too far ahead for one walk and was not accepted; announce it again later. Unless a walk is in
-    /// progress, the node's first block at or above `waypoint` is the next stepping stone, for [`Tracker::walk_to`].
+    /// progress, the node's first block at or above `waypoint` is the next waypoint, for [`Tracker::walk_to`].
     Far {
         /// The head.
         head: Header,
-        /// Lowest number of the stepping stone.
+        /// Lowest number of the waypoint.
         waypoint: u64,
     },
     /// Continuity is lost: no bounded walk leads from this head to a known block. The chain starts again at this
@@ -225,7 +225,7 @@ impl Tracker {
     }
 
     /// Handles a new head like [`Self::announce`], but walks to it whatever its number. Few blocks lead to it: the
-    /// numbers from the requested stepping stone up to it have no block.
+    /// numbers from the requested waypoint up to it have no block.
     pub fn walk_to(&mut self, head: Header) -> Step {
         if self.number_of.contains_key(&head.block.hash) {
             return Step::Nothing;
@@ -235,7 +235,7 @@ impl Tracker {
         self.advance()
     }
 
-    /// Returns the lowest number of the stepping stone to take first, if a head is further ahead than a walk may
+    /// Returns the lowest number of the waypoint to take first, if a head is further ahead than a walk may
     /// reach.
     fn stone_before(&self, head: &Header) -> Option<u64> {
         let tip = self.tip()?.block.number;

@@ -205,7 +205,7 @@ pub(super) fn claims(header: &Header, root: Root) -> RootClaim {
         Root::Receipts => roots.receipts_root,
     };
     let root = root.and_then(|root| serde_json::from_str::<B256>(root.get()).ok());
-    let empty = header.telling_bloom().is_none();
+    let empty = header.usable_bloom().is_none();
     let idle = roots.gas_used.unwrap_or_default() == 0 && empty;
     match root {
         Some(EMPTY_ROOT_HASH) if idle => RootClaim::None,

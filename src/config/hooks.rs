@@ -56,7 +56,7 @@ fn hook(
     let key = |field: &str| format!("webhooks.{name}.{field}");
     let is_plain = |letter: u8| letter.is_ascii_alphanumeric() || b"-_".contains(&letter);
     if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
-        let why = format!("{name:?} is no name of a webhook: use letters, digits, - and _, at most {LONGEST_NAME}");
+        let why = format!("{name:?} is not a valid webhook name: use letters, digits, - and _, at most {LONGEST_NAME}");
         return Err(bad("webhooks", &why));
     }
     let required = |field: &str, value: &Option<String>| {
@@ -188,7 +188,7 @@ mod tests {
         refused(&|own| own.secret_file = path("none"), "webhooks.a.secret_file: ");
         refused(
             &|own| own.secret_file = short.clone(),
-            "has no one or two lines of whsec_",
+            "must hold one or two lines of whsec_",
         );
         refused(&|own| own.state = damaged.clone(), "webhooks.a.state: ");
         refused(&|own| own.state = None, "webhooks.a.state: is missing");
@@ -210,6 +210,6 @@ mod tests {
         let why = check(&[("a b".to_owned(), good.clone())].into())
             .unwrap_err()
             .to_string();
-        assert!(why.contains("is no name of a webhook"), "{why}");
+        assert!(why.contains("is not a valid webhook name"), "{why}");
     }
 }

@@ -55,7 +55,7 @@ pub struct ClientWriter {
     compression: Compression,
     framing: Framing,
     /// Arrival of the last frame, at first the start of the connection.
-    last_heard: AtomicMoment,
+    last_activity: AtomicMoment,
     /// Egress budget, shared with the client's other connections.
     egress: Arc<Egress>,
     /// Arrival of the first part of an unfinished message; `None` between messages.
@@ -114,7 +114,7 @@ impl ClientWriter {
             in_flight: AtomicU32::new(0),
             compression,
             framing,
-            last_heard: AtomicMoment::new(now),
+            last_activity: AtomicMoment::new(now),
             egress,
             unfinished_since: AtomicMoment::default(),
             live: Default::default(),
@@ -298,7 +298,7 @@ impl ClientWriter {
         self.begin_close(&mut self.state.lock(), reason);
     }
 
-    /// Handles the peer's close frame: echoes it unless a close frame of ours was first.
+    /// Handles the peer's close frame: echoes it unless headwater's own close frame was first.
     pub fn peer_closed(&self, code: Option<u16>) {
         let mut state = self.state.lock();
         state.echoed = true;
@@ -330,8 +330,8 @@ impl ClientWriter {
     // ---- waiting
 
     /// Resolves when the result of [`Self::waits`] may have changed.
-    pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.state.lock().poll_news(cx)
+    pub fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.state.lock().poll_changed(cx)
     }
 
     /// Returns what the session has to wait for.

@@ -90,7 +90,7 @@ pub(super) type PassedLine = (AccountDigest, u64, AccountUse);
 /// Lines that another member does not have yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// Members that are heard, with their lines.
+    /// Members that are reachable, with their lines.
     pub(super) members: Vec<(MemberId, Vec<PassedLine>)>,
     /// Version of the last line, from which the next changes follow.
     pub(super) version: u64,
@@ -106,7 +106,7 @@ pub(super) struct Ledger {
     /// Newest lines last.
     order: BTreeMap<u64, (MemberId, AccountDigest)>,
     version: u64,
-    /// Places of all other members that are heard.
+    /// Places of all other members that are reachable.
     foreign: HashMap<AccountDigest, Places>,
     /// Lines that found no room.
     dropped: u64,
@@ -115,7 +115,7 @@ pub(super) struct Ledger {
 
 #[derive(Debug)]
 struct Member {
-    heard: Moment,
+    last_contact: Moment,
     is_live: bool,
     lines: HashMap<AccountDigest, Line>,
 }
@@ -154,18 +154,18 @@ impl Ledger {
     pub(super) fn report(&mut self, member: MemberId, now: Moment) -> Result<(), ReportRefusal> {
         match self.members.get(&member) {
             _ if member == self.own => return Err(ReportRefusal::Own),
-            Some(known) if now.since(known.heard) < MIN_INTERVAL && known.is_live => {
+            Some(known) if now.since(known.last_contact) < MIN_INTERVAL && known.is_live => {
                 return Err(ReportRefusal::TooSoon);
             }
             None if self.members.len() >= MAX_MEMBERS => return Err(ReportRefusal::Members),
             _ => {}
         }
-        self.hear(member, now);
+        self.record_contact(member, now);
         Ok(())
     }
 
     /// Records that another headwater hears a member; `false` if there is no room for it.
-    pub(super) fn hear(&mut self, member: MemberId, now: Moment) -> bool {
+    pub(super) fn record_contact(&mut self, member: MemberId, now: Moment) -> bool {
         if member == self.own {
             return false;
         }
@@ -175,10 +175,10 @@ impl Ledger {
             Entry::Vacant(_) if is_full => return false,
             Entry::Vacant(free) => free.insert(Member::new(now)),
         };
-        known.heard = now;
+        known.last_contact = now;
         if !known.is_live {
             known.is_live = true;
-            // Others were not told of its lines while it was silent.
+            // Others were not sent its lines while it was silent.
             for (account, line) in &mut known.lines {
                 let sum = self.foreign.entry(*account).or_default();
                 *sum = add(*sum, line.used.places);
@@ -198,7 +198,7 @@ impl Ledger {
         debug_assert!(charge.is_none(), "own use is charged as it is admitted");
     }
 
-    /// Records a line of a member that was heard. Returns what is to be charged; nothing for a line that is older than the
+    /// Records a line of a member. Returns what is to be charged; nothing for a line that is older than the
     /// known one, is of this process, or finds no room.
     pub(super) fn record(
         &mut self,
@@ -261,8 +261,9 @@ impl Ledger {
     pub(super) fn expire(&mut self, now: Moment) -> Vec<ForeignCharge> {
         let mut freed = Vec::new();
         let (own, silence) = (self.own, self.silence);
-        let is_silent =
-            |(id, member): &(&MemberId, &Member)| **id != own && member.is_live && now.since(member.heard) > silence;
+        let is_silent = |(id, member): &(&MemberId, &Member)| {
+            **id != own && member.is_live && now.since(member.last_contact) > silence
+        };
         let silent: Vec<MemberId> = self.members.iter().filter(is_silent).map(|(id, _)| *id).collect();
         for id in silent {
             let Some(member) = self.members.get_mut(&id) else {
@@ -292,7 +293,7 @@ impl Ledger {
         self.swept = now;
         let order = &mut self.order;
         self.members.retain(|id, member| {
-            let is_gone = *id != own && now.since(member.heard) >= FORGOTTEN;
+            let is_gone = *id != own && now.since(member.last_contact) >= FORGOTTEN;
             member.lines.retain(|_, line| {
                 let is_held = line.used.places != Places::default();
                 let stays = !is_gone && (is_held || now.since(line.changed) < FORGOTTEN);
@@ -344,7 +345,7 @@ impl Ledger {
         }
     }
 
-    /// Returns the number of other members that are heard.
+    /// Returns the number of other members that are reachable.
     #[must_use]
     pub(super) fn others(&self) -> usize {
         self.members.values().filter(|member| member.is_live).count() - 1
@@ -376,7 +377,7 @@ impl Ledger {
 impl Member {
     fn new(now: Moment) -> Self {
         Self {
-            heard: now,
+            last_contact: now,
             is_live: true,
             lines: HashMap::new(),
         }

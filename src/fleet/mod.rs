@@ -36,7 +36,7 @@ const MISSED: u32 = 4;
 /// Shortest time after which a member counts as silent: a machine under load is not one that has ended.
 const MIN_SILENCE: Duration = Duration::from_secs(2);
 
-/// Time after the start in which no other headwater need be heard.
+/// Time after the start in which no other headwater need be reachable.
 const START: Duration = Duration::from_secs(10);
 
 /// Settings of the exchange.
@@ -66,7 +66,7 @@ pub struct Fleet {
     exchange: Duration,
     clock: Clock,
     started: Moment,
-    /// `Some(true)` if the log said last that others are heard; `None` before it said anything.
+    /// `Some(true)` if the log said last that others are reachable; `None` before it said anything.
     company: Mutex<Option<bool>>,
     metrics: Arc<Metrics>,
 }
@@ -148,7 +148,7 @@ impl Fleet {
         let now = self.clock.now();
         let mut ledger = self.ledger.lock();
         for member in answer.members {
-            if ledger.hear(member.member, now) {
+            if ledger.record_contact(member.member, now) {
                 let lines = member.accounts.into_iter().map(|row| (member.member, row.into()));
                 self.record(&mut ledger, lines, now);
             }
@@ -193,9 +193,9 @@ impl Fleet {
         if *company != Some(others > 0) && (others > 0 || !is_early) {
             *company = Some(others > 0);
             if others > 0 {
-                info!(others, "fleet: quotas hold together with other headwaters");
+                info!(others, "fleet: quotas are shared with other headwaters");
             } else {
-                warn!("fleet: no other headwater is heard; quotas are this process's own until one is");
+                warn!("fleet: no other headwater is reachable; quotas apply to this process alone until one is");
             }
         }
     }

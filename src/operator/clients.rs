@@ -85,7 +85,7 @@ fn view_of(client: &ConnectedClient, signs: &LivenessSigns, now: Moment) -> Clie
         address: pass.address().map(|address| address.to_canonical().to_string()),
         plan: pass.terms().rights.plan.name.to_string(),
         connected_ms: millis(now.since(*since)),
-        silent_ms: signs.last_heard.map_or(0, |heard| millis(now.since(heard))),
+        silent_ms: signs.last_activity.map_or(0, |last| millis(now.since(last))),
         subscriptions: live.filter(|(_, count)| *count > 0).collect(),
         calls_in_flight: writer.calls_in_flight(),
         queued_bytes: signs.waiting_bytes as u64,

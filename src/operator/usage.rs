@@ -52,7 +52,7 @@ pub enum UsageFileError {
     #[error("admin_usage_file: {0}: {1}")]
     Io(PathBuf, io::Error),
     /// The file is something else.
-    #[error("admin_usage_file: {0}: line {1} is not usage: move the file away, or set another")]
+    #[error("admin_usage_file: {0}: line {1} is not a usage record: move the file away, or set another")]
     Foreign(PathBuf, usize),
 }
 
@@ -95,7 +95,7 @@ impl UsageLog {
                 let aside = with_suffix(path, ".bad");
                 fs::rename(path, &aside).map_err(failed)?;
                 warn!(
-                    "admin_usage_file: {}: line {line} is not usage: moved to {}; the rows before it are kept",
+                    "admin_usage_file: {}: line {line} is not a usage record: moved to {}; the rows before it are kept",
                     path.display(),
                     aside.display()
                 );
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!((again.text(), again.rows), (log.text(), 2));
         std::fs::write(&path, "listen = 1\n").unwrap();
         let why = UsageLog::read(&path).unwrap_err().to_string();
-        assert!(why.contains("line 1 is not usage"), "{why}");
+        assert!(why.contains("line 1 is not a usage record"), "{why}");
         assert!(UsageLog::read(folder.path()).is_err());
     }
 

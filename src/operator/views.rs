@@ -50,7 +50,7 @@ view!(
         subscriptions: BTreeMap<String, u64>,
         /// Distinct filters of logs.
         log_filters: u64,
-        /// Levels that somebody subscribes to: of finality, and `head` for `blockLogs` without one.
+        /// Levels with at least one subscription: of finality, and `head` for `blockLogs` without one.
         #[serde(default)]
         finality: Vec<FinalityView>,
         /// Notifications written since the start, by kind.

@@ -35,7 +35,7 @@ use crate::conduct::Conduct;
 use crate::jsonrpc::{INTERNAL_ERROR, LIMIT_EXCEEDED, Outcome, RESPONSE_TOO_LARGE, TIMEOUT, error};
 use crate::shares::{Budget, FairPool};
 use crate::telemetry::{AnsweredLabel, CallRecord, Metrics, OutcomeLabel};
-use crate::upstream::{Ask, CallError, Pool, Target, UpstreamId};
+use crate::upstream::{CallError, CallRequest, Pool, Target, UpstreamId};
 
 /// Waits before a node is asked again for a published block that it does not have yet.
 const MISSING: [Duration; 3] = [
@@ -174,7 +174,7 @@ impl Calls {
                     Ok(filter) => filter,
                     Err(answer) => return Ok(answer),
                 };
-                let of_blocks = filter.tells_of_blocks();
+                let of_blocks = filter.returns_logs();
                 let asked = self.filters.ask(&self.pool, ask.clone(), filter);
                 let answer = self.forwarded(caller, asked.boxed()).await;
                 if of_blocks {
@@ -249,7 +249,7 @@ impl Calls {
         &'a self,
         known: Method,
         key: Option<(&CacheKey, Admission)>,
-        ask: &Ask,
+        ask: &CallRequest,
         holds: impl Fn(&Bytes) -> bool,
         asking: impl FnOnce() -> BoxFuture<'a, Answer>,
     ) -> (Answer, By) {
@@ -279,7 +279,7 @@ impl Calls {
     ///
     /// # Errors
     /// [`CallError::Another`] if the last answer is still about another hash.
-    async fn ask(&self, ask: &Ask, expected: Option<Expected>, is_there: impl Fn(&Bytes) -> bool) -> Answer {
+    async fn ask(&self, ask: &CallRequest, expected: Option<Expected>, is_there: impl Fn(&Bytes) -> bool) -> Answer {
         let fits = |json: &Bytes| expected.is_none_or(|expected| self.by_hash.fits(expected, json));
         let is_there = |json: &Bytes| fits(json) && is_there(json);
         let mut answer = self.pool.call(ask).await;
@@ -344,11 +344,11 @@ impl Calls {
 /// Records the length of a node's answer.
 fn weigh(conduct: &Conduct, answer: &Answer) {
     if let Ok(Outcome::Result(json) | Outcome::Error(json)) = answer {
-        conduct.got_an_answer(json.len());
+        conduct.record_answer_size(json.len());
     }
 }
 
-fn route(ask: &mut Ask, plan: Route) {
+fn route(ask: &mut CallRequest, plan: Route) {
     ask.min_head = plan.min_head;
     ask.archive = plan.archive;
     if !plan.of_node {
@@ -356,7 +356,7 @@ fn route(ask: &mut Ask, plan: Route) {
     }
 }
 
-fn key(scope: CacheScope, ask: &Ask) -> Option<CacheKey> {
+fn key(scope: CacheScope, ask: &CallRequest) -> Option<CacheKey> {
     let params = params::canonical(&ask.params)?;
     Some(CacheKey::new(scope, &ask.method, &params))
 }

@@ -1,6 +1,6 @@
 //! Filters that a node keeps for a client (`eth_newFilter` and its kin), and the node of each.
 //!
-//! Clients get an id of ours. So two nodes may use the same id, no client can guess another's, and a filter is asked
+//! Clients get an id that headwater assigned. So two nodes may use the same id, no client can guess another's, and a filter is asked
 //! for at its own node, whichever node answers other calls. No other id reaches a node: nodes count their filters, and
 //! one that accepts a number or an object as an id would give a client another's events, or end another's filter. A
 //! node that is lost takes its filters along: a new filter could not report the events since, so the client gets
@@ -13,7 +13,7 @@ use super::local_logs::RangeQuery;
 use super::{Holder, params};
 use crate::delivery::SubscriptionId;
 use crate::jsonrpc::{INVALID_PARAMS, Outcome, SERVER_ERROR, error};
-use crate::upstream::{Ask, CallError, Pool, UpstreamId};
+use crate::upstream::{CallError, CallRequest, Pool, UpstreamId};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
@@ -45,7 +45,7 @@ pub(super) struct Found {
 impl Found {
     /// Checks if the filter's changes are logs, which name their blocks; `false` where its arguments were not
     /// understood.
-    pub(super) fn tells_of_blocks(&self) -> bool {
+    pub(super) fn returns_logs(&self) -> bool {
         self.place.of_blocks
     }
 }
@@ -70,7 +70,7 @@ impl Filters {
     ///
     /// # Errors
     /// [`CallError`], like [`Pool::call`].
-    pub(super) async fn make(&self, pool: &Pool, ask: &Ask, holder: Holder) -> Result<Outcome, CallError> {
+    pub(super) async fn make(&self, pool: &Pool, ask: &CallRequest, holder: Holder) -> Result<Outcome, CallError> {
         let node = pool.place(ask).await?;
         let answer = pool.call_at(node, ask).await?;
         let Outcome::Result(id) = &answer else {
@@ -94,7 +94,7 @@ impl Filters {
     ///
     /// # Errors
     /// The answer of geth, if the parameters are not one id of a filter of this account.
-    pub(super) async fn find(&self, ask: &Ask, holder: Holder) -> Result<Found, Outcome> {
+    pub(super) async fn find(&self, ask: &CallRequest, holder: Holder) -> Result<Found, Outcome> {
         let non_array = || error(INVALID_PARAMS, "non-array args");
         let args = params::args(&ask.params).ok_or_else(non_array)?;
         let unknown = || unknown(ends(ask));
@@ -108,18 +108,23 @@ impl Filters {
     ///
     /// # Errors
     /// [`CallError`], like [`Pool::call`].
-    pub(super) async fn ask(&self, pool: &Pool, ask: Ask, Found { own, place }: Found) -> Result<Outcome, CallError> {
+    pub(super) async fn ask(
+        &self,
+        pool: &Pool,
+        ask: CallRequest,
+        Found { own, place }: Found,
+    ) -> Result<Outcome, CallError> {
         let ends = ends(&ask);
         // Of two concurrent calls that end a filter, one gets "not found".
         if ends && self.0.remove(&own).await.is_none() || !pool.is_connected(place.node) && pool.active().is_some() {
             return Ok(unknown(ends));
         }
         let params = format!("[{}]", place.id).into();
-        pool.call_at(place.node, &Ask { params, ..ask }).await
+        pool.call_at(place.node, &CallRequest { params, ..ask }).await
     }
 }
 
-fn ends(ask: &Ask) -> bool {
+fn ends(ask: &CallRequest) -> bool {
     ask.method == "eth_uninstallFilter"
 }
 

@@ -7,7 +7,7 @@ use super::params;
 use crate::chain::Published;
 use crate::jsonrpc::Outcome;
 use crate::shares::Owner;
-use crate::upstream::{Ask, MinHead, Pool, Repeat, Target};
+use crate::upstream::{CallRequest, MinHead, Pool, Repeat, Target};
 
 /// Record of the last look-up of the final block.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Finality {
 /// Asks a node for the newest final block and records its number. If the node does not answer with one, nothing
 /// changes.
 pub(super) async fn look(pool: Arc<Pool>, published: Arc<Published>) {
-    let ask = Ask {
+    let ask = CallRequest {
         owner: Owner::OURS,
         method: "eth_getBlockByNumber".into(),
         params: r#"["finalized",false]"#.into(),

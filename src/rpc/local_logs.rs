@@ -124,7 +124,7 @@ impl RangeQuery {
     /// Returns the first and last number of the query; `None` if not all canonical blocks between them are in memory.
     fn range(&self, history: &History) -> Option<(u64, u64)> {
         let tip = history.tip()?.header.block;
-        if history.stands_at() != Some(tip) {
+        if history.head() != Some(tip) {
             return None;
         }
         let (from, to) = match self.blocks {
@@ -209,7 +209,7 @@ mod tests {
         Header::parse(json.to_string().into(), Instant::now()).unwrap()
     }
 
-    /// Logs of blocks are fetched while somebody subscribes to logs, which may have begun or ended at any block.
+    /// Logs of blocks are fetched while a client subscribes to logs, which may have begun or ended at any block.
     #[test]
     fn only_logs_that_are_being_fetched_are_worth_a_wait() {
         let mut writer = PublishedWriter::new(History::new(9), Arc::new(Metrics::new().0));

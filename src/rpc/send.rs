@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::jsonrpc::Outcome;
-use crate::upstream::{Ask, CallError, MinHead, Pool, Repeat, Target};
+use crate::upstream::{CallError, CallRequest, MinHead, Pool, Repeat, Target};
 
 type Answer = Result<Outcome, CallError>;
 
@@ -30,7 +30,7 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// again, on connections of its own: its nonce makes it valid only once. After that, a node's error is passed on only if
 /// every node denies having the transaction. Else the answer is [`CallError::Lost`], or [`CallError::Breaks`] if the
 /// transaction is what breaks connections.
-pub(super) async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer {
+pub(super) async fn send(pool: &Arc<Pool>, ask: CallRequest, broadcast: bool) -> Answer {
     let all_eligible = if broadcast { pool.all_eligible(&ask) } else { Vec::new() };
     let hash = hash_of(&ask.params);
     if all_eligible.len() < 2 {
@@ -48,7 +48,7 @@ pub(super) async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer 
             let sent = tokio::spawn(async move {
                 let answer = pool.call_at(id, &ask).await;
                 if answer == Err(CallError::Lost) {
-                    ask.conduct.changes_go_alone(Instant::now());
+                    ask.conduct.isolate_changes(Instant::now());
                 }
                 answer
             });
@@ -76,15 +76,15 @@ pub(super) async fn send(pool: &Arc<Pool>, ask: Ask, broadcast: bool) -> Answer 
 }
 
 /// Looks for a transaction whose connection was lost before the node's answer, and sends it again if no node has it.
-async fn after_loss(pool: &Pool, ask: &Ask, hash: Option<B256>) -> Answer {
+async fn after_loss(pool: &Pool, ask: &CallRequest, hash: Option<B256>) -> Answer {
     // The transaction may be what ended the connection, and would do so each time.
     let lost = || {
-        ask.conduct.changes_go_alone(Instant::now());
+        ask.conduct.isolate_changes(Instant::now());
         Err(CallError::Lost)
     };
     let Some(hash) = hash else { return lost() };
     if find(pool, ask, hash).await == Presence::Somewhere {
-        ask.conduct.changes_go_alone(Instant::now());
+        ask.conduct.isolate_changes(Instant::now());
         return Ok(accepted(hash));
     }
     match known_is_success(pool.send_again(ask).await, Some(hash)) {
@@ -110,12 +110,12 @@ enum Presence {
 }
 
 /// Asks all nodes for a transaction, until one has it.
-async fn find(pool: &Pool, ask: &Ask, hash: B256) -> Presence {
+async fn find(pool: &Pool, ask: &CallRequest, hash: B256) -> Presence {
     #[derive(Deserialize)]
     struct Transaction {
         hash: B256,
     }
-    let question = Ask {
+    let question = CallRequest {
         method: "eth_getTransactionByHash".into(),
         params: format!("[\"{hash}\"]").into(),
         class: "eth_getTransactionByHash",

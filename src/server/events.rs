@@ -65,7 +65,7 @@ impl EventsRequest {
         let last = last.filter(|id| !id.is_empty()).map(|id| id.to_str());
         let last = last
             .transpose()
-            .map_err(|_| invalid("Last-Event-ID is no id of this stream"))?;
+            .map_err(|_| invalid("Last-Event-ID is not an id of this stream"))?;
         query.request(last)
     }
 

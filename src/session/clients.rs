@@ -385,7 +385,7 @@ fn action(state: &LivenessSigns, pass: &Pass, (now, date): (Moment, u64), signs:
     if let Some(reason) = verdict(state, now, signs) {
         return Some(Action::Kill(reason));
     }
-    let reason = if has_passed(state.last_heard, now, signs.silence_timeout) {
+    let reason = if has_passed(state.last_activity, now, signs.silence_timeout) {
         Some(CloseReason::Silent)
     } else if has_passed(state.unfinished_since, now, signs.silence_timeout) {
         Some(CloseReason::Unfinished)

@@ -254,7 +254,7 @@ impl Session {
         held: Option<&mut Pin<Box<Sleep>>>,
     ) -> Poll<io::Result<Wake>> {
         let socket = self.writer.socket();
-        if self.writer.poll_news(cx).is_ready() {
+        if self.writer.poll_changed(cx).is_ready() {
             return Poll::Ready(Ok(Wake::News));
         }
         if held.is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
@@ -296,7 +296,7 @@ impl Session {
                         self.reader.buffer().clear();
                         return Ok(());
                     }
-                    self.writer.heard();
+                    self.writer.note_activity();
                     // One write per answer would be most of the cost of a short answer (benches/forward).
                     let _cork = self.writer.cork();
                     self.take_messages();

@@ -10,7 +10,9 @@ use crate::delivery::CloseReason;
 use crate::door::{Limit, Reserved, unix_now};
 use crate::jsonrpc::{ErrorObjectOwned, LIMIT_EXCEEDED, Outcome, Request, SERVER_ERROR, error};
 use crate::rpc::{Local, SubscriptionMethod, id_argument, not_passed};
-use crate::subscription::{Asked, Claim, NodeSubscription, Start, SubscriptionKey, Topic, no_such_kind};
+use crate::subscription::{
+    Claim, NodeSubscription, Start, SubscriptionKey, Topic, UnconfirmedSubscription, no_such_kind,
+};
 
 impl WebSocket<'_> {
     /// Begins a subscription, whose recipient the answer releases.
@@ -145,7 +147,7 @@ impl WebSocket<'_> {
             // Growing starts with four, and most clients have one.
             self.subscriptions.reserve_exact(1);
         }
-        let asked = subscription.asked();
+        let asked = subscription.unconfirmed();
         let reserved = reserved.listed(self.writer.id(), kind, &recipient);
         self.subscriptions.push((subscription, reserved));
         self.note_use();
@@ -259,7 +261,7 @@ impl Services {
     ///
     /// # Errors
     /// The client's answer, if the node refuses; the subscription is removed.
-    async fn grant(&self, of: &NodeSubscription, asked: Asked) -> Result<(), Outcome> {
+    async fn grant(&self, of: &NodeSubscription, asked: UnconfirmedSubscription) -> Result<(), Outcome> {
         let mut answered = self.rpc.answered(of).await;
         if answered.is_ok() {
             self.registry.accept(asked);

@@ -43,7 +43,7 @@ impl Tables {
         }
         // An unreadable transaction matches only filters without addresses.
         let (from, to) = read.as_ref().map_or((None, None), |read| (read.from, read.to));
-        let selecting = self.pending.who_want(from, to);
+        let selecting = self.pending.matching_entries(from, to);
         if !selecting.is_empty() {
             group.add_whole(json, read, &selecting, seen);
         }

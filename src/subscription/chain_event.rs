@@ -56,7 +56,7 @@ impl Tables {
                 self.gate.send(at, &fronts, answered, &batch, due, now);
             }
         }
-        self.forget_unwanted(now);
+        self.drop_unneeded(now);
         for kind in ContentKind::ALL {
             if self.wants(kind, now) {
                 if kind == ContentKind::Logs {

@@ -27,7 +27,7 @@ pub(super) type Streams = [ContentStream; ContentKind::ALL.len()];
 
 /// Time for which subscribers have waited for one kind of contents.
 #[derive(Clone, Copy, Debug)]
-pub struct Late {
+pub struct ContentsWait {
     /// Kind of contents.
     pub kind: ContentKind,
     /// Age of the oldest undelivered block, or wait of the next block of a level; zero if there is none, or no subscriber.
@@ -62,7 +62,7 @@ impl Tables {
     /// Delivers contents that are next in order, and the events that waited for them. Returns the kinds that no node
     /// gives, with the reason; their subscribers are closed.
     pub(super) fn deliver(&mut self, due: &mut DirtyClients, now: Moment) -> Vec<(ContentKind, Absent)> {
-        self.forget_unwanted(now);
+        self.drop_unneeded(now);
         let mut lost = Vec::new();
         while let Some(kind) = self.next_ready() {
             if let Some((sequence, content)) = self.streams[kind as usize].pop() {
@@ -159,7 +159,7 @@ impl Tables {
         self.logs_fresh_until = Some(now + LOGS_KEPT_FRESH);
     }
 
-    pub(super) fn forget_unwanted(&mut self, now: Moment) {
+    pub(super) fn drop_unneeded(&mut self, now: Moment) {
         self.takes_back &= !self.logs.is_empty() || self.replays.values().any(ReplayGroup::need_logs);
         for kind in ContentKind::ALL {
             if self.streams[kind as usize].len() > 0 && !self.wants(kind, now) {
@@ -235,14 +235,14 @@ impl Tables {
     }
 
     /// Returns, for each kind of contents, the time for which live subscribers and those of levels have waited.
-    pub(super) fn late(&self, now: Moment) -> impl Iterator<Item = Late> {
+    pub(super) fn late(&self, now: Moment) -> impl Iterator<Item = ContentsWait> {
         let subscribed = [!self.logs.is_empty(), !self.mined.is_empty(), !self.receipts.is_empty()];
         let streams = ContentKind::ALL.into_iter().zip(&self.streams);
         streams.zip(subscribed).map(move |((kind, stream), subscribed)| {
             let since = stream.awaited_since().filter(|_| subscribed);
             let age = since.map_or(Duration::ZERO, |since| now.since(since));
             let age = age.max(self.trails.waiting(kind, now));
-            Late { kind, age }
+            ContentsWait { kind, age }
         })
     }
 

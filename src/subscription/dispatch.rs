@@ -64,9 +64,9 @@ pub async fn dispatch(
             }
             () = registry.needs_more() => contents.follow(&registry.needed()),
             Ok(()) = answers.changed() => registry.answered(&answers.borrow_and_update()),
-            _ = look.tick(), if early => early = registry.tell_early(),
-            Some(()) = next_gossip(&mut feed.best_effort, &mut taken, &mut gossip) => {
-                early = registry.fan_out_gossip(&mut gossip, &mut unwritten);
+            _ = look.tick(), if early => early = registry.deliver_early(),
+            Some(()) = next_best_effort(&mut feed.best_effort, &mut taken, &mut gossip) => {
+                early = registry.fan_out_best_effort(&mut gossip, &mut unwritten);
                 flush_while(&mut unwritten, || gossip.is_empty() && is_quiet(&feed));
             }
             () = std::future::ready(()), if !unwritten.is_empty() => flush_while(&mut unwritten, || is_quiet(&feed)),
@@ -83,7 +83,7 @@ fn is_quiet(feed: &Feed) -> bool {
 
 /// Waits until `gossip` has an event; moves all events there that have arrived, by way of `taken`, if it has none.
 /// `None` once the channel is closed and everything is taken. Cancel-safe.
-async fn next_gossip(
+async fn next_best_effort(
     best_effort: &mut mpsc::Receiver<BestEffortEvent>,
     taken: &mut Vec<BestEffortEvent>,
     gossip: &mut VecDeque<BestEffortEvent>,

@@ -56,7 +56,7 @@ pub use log_index::{LogIndex, LogSlot};
 pub use passthrough::PassthroughFull;
 pub use ranged::Takers;
 pub use receipt_filter::{ReceiptFilter, ReceiptKey};
-pub use registry::{Asked, Begins, Registry, Subscription};
+pub use registry::{Begins, Registry, Subscription, UnconfirmedSubscription};
 pub use replay::{ReplaySettings, Replays, StartLookup, UNKNOWN_BLOCK};
 pub use session_book::{Claim, SavedSessions, SessionKey, SessionLimits, SessionToken, SessionTotals, SubscriptionKey};
 pub use start::{Start, StreamOptions};

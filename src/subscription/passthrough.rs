@@ -163,7 +163,7 @@ impl PassthroughSubscribers {
     ) -> u64 {
         let Some(entry) = self.entry(passed) else { return 0 };
         let mut lost = 0;
-        self.tell_early(due, now);
+        self.deliver_early(due, now);
         let batch = Batch::new(Kind::Passthrough, [event].into(), seen);
         let (_, subscribers) = self.index.entry(entry);
         let answered = |subscriber: &&Subscriber| {
@@ -185,7 +185,7 @@ impl PassthroughSubscribers {
     }
 
     /// Delivers early events to the subscribers that were answered meanwhile.
-    pub(super) fn tell_early(&mut self, due: &mut DirtyClients, now: Moment) {
+    pub(super) fn deliver_early(&mut self, due: &mut DirtyClients, now: Moment) {
         let Self {
             index, members, early, ..
         } = self;

@@ -23,7 +23,7 @@ use tracing::warn;
 use self::refusals::not_served;
 use self::sessions::Sessions;
 use super::block_trace::{BlockTraces, FanOutTrace};
-use super::contents::Late;
+use super::contents::ContentsWait;
 use super::flush::{DirtyClients, flush};
 use super::passthrough::PassthroughFull;
 use super::replay_group::{Goal, GroupKey, Progress, ReplayGroup, WaitFor};
@@ -50,7 +50,7 @@ pub struct Subscription {
 
 /// Handle of a subscription that awaits the node's answer; the session may end the subscription meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct UnconfirmedSubscription {
     id: SubscriptionId,
     place: IndexSlot,
 }
@@ -58,8 +58,8 @@ pub struct Asked {
 impl Subscription {
     /// Returns the handle that [`Registry::accept`] and [`Registry::refuse`] take.
     #[must_use]
-    pub fn asked(&self) -> Asked {
-        Asked {
+    pub fn unconfirmed(&self) -> UnconfirmedSubscription {
+        UnconfirmedSubscription {
             id: self.recipient.id(),
             place: self.place,
         }
@@ -159,7 +159,7 @@ impl Registry {
         }
         let place = tables.insert(topic, subscriber, self.max_passthrough)?;
         self.count(place.kind()).inc();
-        self.publish_wanted(&mut tables);
+        self.update_node_subscriptions(&mut tables);
         Ok(Subscription {
             recipient,
             place,
@@ -169,7 +169,7 @@ impl Registry {
 
     /// Records that the node accepted a passed or pending-transactions subscription. From now on the client is closed
     /// if another node refuses it.
-    pub fn accept(&self, Asked { id, place }: Asked) {
+    pub fn accept(&self, UnconfirmedSubscription { id, place }: UnconfirmedSubscription) {
         let mut tables = self.tables.lock();
         match place {
             IndexSlot::Passthrough => tables.passing.accept(id),
@@ -178,13 +178,13 @@ impl Registry {
     }
 
     /// Removes a subscription that the node refused; its session may still own it.
-    pub fn refuse(&self, Asked { id, place }: Asked) {
+    pub fn refuse(&self, UnconfirmedSubscription { id, place }: UnconfirmedSubscription) {
         let mut tables = self.tables.lock();
         if let Some(subscriber) = tables.remove(place, id) {
             subscriber.recipient.refuse();
             subscriber.writer.forget(id);
             self.count(place.kind()).dec();
-            self.publish_wanted(&mut tables);
+            self.update_node_subscriptions(&mut tables);
         }
     }
 
@@ -363,14 +363,14 @@ impl Registry {
                     }
                 }
                 // Events of other kinds may have waited for contents of these.
-                tables.forget_unwanted(now);
+                tables.drop_unneeded(now);
                 tables.release(due, now);
-                self.publish_wanted(tables);
+                self.update_node_subscriptions(tables);
             });
         }
     }
 
-    fn publish_wanted(&self, tables: &mut Tables) {
+    fn update_node_subscriptions(&self, tables: &mut Tables) {
         self.metrics.filters.set(tables.log_filters() as i64);
         let wanted = tables.wanted();
         self.wanted.send_if_modified(|current| {
@@ -393,7 +393,7 @@ impl Registry {
 
     /// Returns the waiting times per kind of contents, and the number of events that wait for contents.
     #[must_use]
-    pub fn late(&self) -> (Vec<Late>, usize) {
+    pub fn late(&self) -> (Vec<ContentsWait>, usize) {
         let tables = self.tables.lock();
         (tables.late(self.clock.now()).collect(), tables.early_events())
     }
@@ -428,10 +428,10 @@ impl Registry {
     }
 
     /// Queues the oldest of these best-effort events, and with a pending transaction the ones right behind it, for the
-    /// caller to flush `due`. Returns `true` if an event waits for the answer to a subscription: [`Self::tell_early`]
+    /// caller to flush `due`. Returns `true` if an event waits for the answer to a subscription: [`Self::deliver_early`]
     /// delivers it.
     #[must_use]
-    pub(super) fn fan_out_gossip(&self, arrived: &mut VecDeque<BestEffortEvent>, due: &mut DirtyClients) -> bool {
+    pub(super) fn fan_out_best_effort(&self, arrived: &mut VecDeque<BestEffortEvent>, due: &mut DirtyClients) -> bool {
         let (lost, early) = {
             let mut tables = self.tables.lock();
             let lost = tables.best_effort(arrived, due, self.clock.now());
@@ -446,9 +446,9 @@ impl Registry {
 
     /// Delivers early events to subscriptions that were answered meanwhile; returns `true` if some still wait.
     #[must_use]
-    pub fn tell_early(&self) -> bool {
+    pub fn deliver_early(&self) -> bool {
         self.with_tables(|tables, due, now| {
-            tables.passing.tell_early(due, now);
+            tables.passing.deliver_early(due, now);
             tables.passing.has_early()
         })
     }

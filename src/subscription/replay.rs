@@ -13,14 +13,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::backoff::RESUME;
-use crate::chain::{Archive, ContentKind, Cursor, Delivered, History, Located, NotAsked, Published, Removal};
+use crate::chain::{Archive, ContentKind, Cursor, Delivered, History, Located, NoNodeAnswer, Published, Removal};
 use crate::delivery::{ClientWriter, Recipient};
 use crate::jsonrpc::{ErrorObjectOwned, INTERNAL_ERROR, Outcome, RESOURCE_NOT_FOUND, error, error_with};
 use crate::shares::{Budget, FairPool, Owner};
 use crate::telemetry::{Metrics, ReasonLabel};
 
 use super::replay_group::GroupKey;
-use super::{Asked, Level, Registry, Start, Stream, Subscription};
+use super::{Level, Registry, Start, Stream, Subscription, UnconfirmedSubscription};
 
 /// Most pages that are being fetched, or sent to a client that reads, at the same time. Each is about a megabyte, and
 /// its blocks are requested eight at a time.
@@ -68,7 +68,7 @@ pub(super) type Begun = Result<(Subscription, Option<StartLookup>), ErrorObjectO
 pub struct StartLookup {
     replays: Arc<Replays>,
     writer: Weak<ClientWriter>,
-    asked: Asked,
+    asked: UnconfirmedSubscription,
     key: GroupKey,
     recipient: Arc<Recipient>,
     /// Place to find; `None` if the cursor is known.
@@ -164,7 +164,7 @@ impl Replays {
         StartLookup {
             replays: self.clone(),
             writer: Arc::downgrade(writer),
-            asked: subscription.asked(),
+            asked: subscription.unconfirmed(),
             key: GroupKey::new(writer.id(), level),
             recipient: subscription.recipient.clone(),
             start,
@@ -219,8 +219,8 @@ impl Replays {
         match start {
             Start::Live => {
                 // Below the tip after a rewind.
-                let stands_at = history.stands_at().map_or(tip, |block| block.number);
-                Ok(Some(Cursor::from(stands_at.saturating_add(1))))
+                let head = history.head().map_or(tip, |block| block.number);
+                Ok(Some(Cursor::from(head.saturating_add(1))))
             }
             Start::From(number) => {
                 self.within_reach(number, history.reach(self.settings.max_blocks))?;
@@ -247,10 +247,10 @@ impl Replays {
         }
     }
 
-    fn not_asked(&self, why: NotAsked) -> ErrorObjectOwned {
+    fn not_asked(&self, why: NoNodeAnswer) -> ErrorObjectOwned {
         match why {
-            NotAsked::Unavailable => unavailable(),
-            NotAsked::Busy(full) => {
+            NoNodeAnswer::Unavailable => unavailable(),
+            NoNodeAnswer::Busy(full) => {
                 self.count("busy");
                 full.into()
             }

@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for After {
                 let start = event_id::parse(text);
                 start
                     .map(After)
-                    .ok_or_else(|| E::custom("after is no id of a server-sent event"))
+                    .ok_or_else(|| E::custom("after is not the id of a server-sent event"))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<After, A::Error> {

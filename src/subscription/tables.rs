@@ -318,7 +318,7 @@ impl Tables {
         }
         let awaits = |kind: ContentKind, sequence| self.streams[kind as usize].contains(sequence);
         let behind = self.published.with_history(|history| {
-            let head = history.stands_at()?;
+            let head = history.head()?;
             let tip = history.tip()?;
             let gets_tip = since <= tip.sequence
                 && match kind {

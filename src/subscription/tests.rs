@@ -138,7 +138,9 @@ impl Desk {
             seen: Instant::now(),
         };
         let mut due = DirtyClients::default();
-        let early = self.registry.fan_out_gossip(&mut VecDeque::from([event]), &mut due);
+        let early = self
+            .registry
+            .fan_out_best_effort(&mut VecDeque::from([event]), &mut due);
         flush(due);
         early
     }
@@ -151,7 +153,7 @@ struct Client {
 
 impl Client {
     /// Reads the results of the next `count` notifications.
-    async fn told(&mut self, count: usize) -> Vec<Value> {
+    async fn received(&mut self, count: usize) -> Vec<Value> {
         let mut results = Vec::new();
         for _ in 0..count {
             let mut head = [0; 2];
@@ -246,7 +248,7 @@ fn of_transactions(hashes: &[B256]) -> Topic {
 
 /// Abbreviates results: a head by its number, a log or transaction by its block's, receipts by their transactions'
 /// last digits.
-fn words(told: &[Value]) -> String {
+fn words(received: &[Value]) -> String {
     let word = |one: &Value| match one {
         Value::Array(receipts) => {
             let digits = |receipt: &Value| receipt["transactionHash"].as_str().unwrap()[64..].to_owned();
@@ -264,5 +266,5 @@ fn words(told: &[Value]) -> String {
         }
         head => format!("h{head}"),
     };
-    told.iter().map(word).collect::<Vec<_>>().join(" ")
+    received.iter().map(word).collect::<Vec<_>>().join(" ")
 }

@@ -335,7 +335,7 @@ impl Trail {
 
     /// Returns the next step. After [`Step::Deliver`] the walk stands behind that block.
     pub(super) fn step(&mut self, history: &History) -> Step {
-        let (Some(head), Some(end)) = (history.stands_at(), self.end) else {
+        let (Some(head), Some(end)) = (history.head(), self.end) else {
             return Step::Idle;
         };
         // A node may lie about its tag, and after a rewind the chain may change.

@@ -1,4 +1,4 @@
-//! The levels of finality that somebody subscribes to, and the effects of chain events on them.
+//! The levels of finality with subscriptions, and the effects of chain events on them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -293,7 +293,7 @@ impl Tables {
     /// Records a node's answer about a tag; returns `false` if it says nothing about the published chain. `depth` takes the
     /// place of tags on a chain that has none; 0 for nothing.
     pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) -> bool {
-        let head = self.published.with_history(|history| Some(history.stands_at()?.number));
+        let head = self.published.with_history(|history| Some(history.head()?.number));
         if let (Some(head), Tagged::Block(block)) = (head, tagged)
             && block.number > head
         {
@@ -304,7 +304,7 @@ impl Tables {
             return false;
         }
         let head = self.published.with_history(|history| {
-            let head = history.stands_at()?;
+            let head = history.head()?;
             let is_ours = match tagged {
                 // A node on another branch, or one that contradicts itself, proves nothing about this chain.
                 Tagged::Block(block) => {
@@ -335,7 +335,7 @@ impl Tables {
     /// Delivers blocks that have reached their level, some at a time.
     pub(super) fn advance_trails(&mut self, due: &mut DirtyClients, now: Moment) -> TrailWork {
         let mut work = TrailWork::default();
-        let head = self.published.with_history(|history| history.stands_at());
+        let head = self.published.with_history(|history| history.head());
         let Some(head) = head else { return work };
         let mut trails = std::mem::take(&mut self.trails);
         for (level, trail) in &mut trails.by_level {

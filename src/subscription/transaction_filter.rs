@@ -172,7 +172,7 @@ impl<S> Index<TransactionFilter, S> {
     ) {
         let mut hits: HashMap<usize, Vec<usize>> = HashMap::new();
         for (position, transaction) in transactions.iter().enumerate() {
-            for entry in self.who_want(transaction.from, transaction.to) {
+            for entry in self.matching_entries(transaction.from, transaction.to) {
                 hits.entry(entry).or_default().push(position);
             }
         }
@@ -184,7 +184,7 @@ impl<S> Index<TransactionFilter, S> {
 
     /// Returns the entries of the filters that match a transaction between these, each once. Each key that fits is a
     /// match, so there is nothing to verify.
-    pub(super) fn who_want(&self, from: Option<Address>, to: Option<Address>) -> Vec<usize> {
+    pub(super) fn matching_entries(&self, from: Option<Address>, to: Option<Address>) -> Vec<usize> {
         if self.is_empty() {
             return Vec::new();
         }

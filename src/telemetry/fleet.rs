@@ -12,7 +12,7 @@ use super::OutcomeLabel;
 pub struct FleetMetrics {
     /// Other headwaters whose reports count.
     pub members: Gauge,
-    /// 1 if quotas are to be shared and no other headwater is heard.
+    /// 1 if quotas are to be shared and no other headwater is reachable.
     pub alone: Gauge,
     /// Reports, by outcome.
     pub reports: Family<OutcomeLabel, Counter>,
@@ -26,12 +26,12 @@ impl FleetMetrics {
     pub(super) fn add_to(&self, r: &mut Registry) {
         r.register(
             "fleet_members",
-            "Other headwaters whose quotas hold together with those of this one",
+            "Other headwaters that share quotas with this one",
             self.members.clone(),
         );
         r.register(
             "fleet_alone",
-            "1 if quotas are to be shared (fleet.secret_file) and no other headwater is heard: they are this process's own",
+            "1 if quotas are to be shared (fleet.secret_file) and no other headwater is reachable: they apply to this process alone",
             self.alone.clone(),
         );
         r.register(

@@ -25,7 +25,7 @@ pub(super) struct ActiveUpstream {
     /// Answers of the upstream in use to subscribe requests.
     answers: watch::Sender<Answers>,
     /// Subscriptions postponed by the node's rate limit, with the node's error object.
-    put_off: watch::Sender<HashMap<NodeSubscription, Bytes>>,
+    rate_limited: watch::Sender<HashMap<NodeSubscription, Bytes>>,
     /// Signal that an upstream connected, was lost or reported a head.
     moves: watch::Sender<()>,
     metrics: Arc<Metrics>,
@@ -37,7 +37,7 @@ pub(super) struct Named {
     pub id: UpstreamId,
     pub endpoint: Endpoint,
     /// Newest sign of life.
-    pub heard: Arc<AtomicMoment>,
+    pub last_activity: Arc<AtomicMoment>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl ActiveUpstream {
             }),
             active: watch::Sender::new(None),
             answers: watch::Sender::default(),
-            put_off: watch::Sender::default(),
+            rate_limited: watch::Sender::default(),
             moves: watch::Sender::new(()),
             metrics,
         }
@@ -85,8 +85,8 @@ impl ActiveUpstream {
         &self.answers
     }
 
-    pub(super) fn put_off(&self) -> &watch::Sender<HashMap<NodeSubscription, Bytes>> {
-        &self.put_off
+    pub(super) fn rate_limited(&self) -> &watch::Sender<HashMap<NodeSubscription, Bytes>> {
+        &self.rate_limited
     }
 
     /// Sets the upstreams, by priority, see [`Ranking::arrange`]. If the one in use leaves, another takes over now.
@@ -113,7 +113,7 @@ impl ActiveUpstream {
     }
 
     /// Records a sign of life of an upstream in its cell.
-    pub(super) fn heard(&self, cell: &AtomicMoment) {
+    pub(super) fn note_activity(&self, cell: &AtomicMoment) {
         cell.store(Some(self.clock.now()));
     }
 
@@ -184,12 +184,12 @@ impl ActiveUpstream {
         self.decided.lock().ranking.is_doubted(id)
     }
 
-    /// Checks if a block may be published on the word of this upstream, see [`Ranking::may_lead`].
+    /// Checks if a block may be published on this upstream's report, see [`Ranking::may_lead`].
     pub(super) fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.decided.lock().ranking.may_lead(id, block, self.now())
     }
 
-    /// Records a block published on the word of this upstream, see [`Ranking::leads`].
+    /// Records a block published on this upstream's report, see [`Ranking::leads`].
     pub(super) fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
         self.decided.lock().ranking.leads(id, number, hash);
     }
@@ -278,7 +278,8 @@ impl ActiveUpstream {
         self.active.send_replace(to);
         // After the change of `active`: from now on answers of the previous upstream are ignored.
         self.answers.send_if_modified(|all| !std::mem::take(all).is_empty());
-        self.put_off.send_if_modified(|all| !std::mem::take(all).is_empty());
+        self.rate_limited
+            .send_if_modified(|all| !std::mem::take(all).is_empty());
         let Decided { named, left, .. } = decided;
         let find = |id: UpstreamId| named.iter().find(|own| own.id == id);
         if let Some(from) = from.and_then(find) {
@@ -344,9 +345,9 @@ impl ActiveUpstream {
         if !matches!(
             why,
             SwitchReason::FailBack | SwitchReason::Cordoned | SwitchReason::Removed
-        ) && let Some(heard) = from.heard.load()
+        ) && let Some(last) = from.last_activity.load()
         {
-            let gap = self.clock.now().since(heard);
+            let gap = self.clock.now().since(last);
             self.metrics.failover_seconds.observe(gap.as_secs_f64());
         }
     }

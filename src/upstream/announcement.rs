@@ -389,7 +389,7 @@ impl Ring {
     }
 
     /// Postpones the fetch, after a full write queue or a rate limit.
-    pub(super) fn put_off(&mut self, until: Instant) {
+    pub(super) fn set_rate_limited(&mut self, until: Instant) {
         (self.is_asked, self.again) = (false, false);
         self.at = Some(until);
     }

@@ -67,7 +67,7 @@ impl CallError {
 
 /// A client's call, and the rules for routing and repeating it.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct CallRequest {
     /// The method's name.
     pub method: Cow<'static, str>,
     /// Parameters as JSON, empty for none.
@@ -90,7 +90,7 @@ pub struct Ask {
     pub record: Option<Arc<CallRecord>>,
 }
 
-impl Ask {
+impl CallRequest {
     /// Records that this upstream is asked, if the call has a record.
     pub(super) fn attempt(&self, upstream: &Endpoint) -> Option<Attempt> {
         self.record.as_ref().map(|record| record.asks(upstream))
@@ -158,45 +158,45 @@ pub(super) struct Call {
 /// Sender of the answer to the caller.
 pub(super) type Reply = oneshot::Sender<Result<Outcome, CallError>>;
 
-/// Sending ends of an [`CallReceiver`].
+/// Sending ends of a [`CallReceiver`].
 #[derive(Clone, Debug)]
 pub(super) struct CallSender {
     /// Our own calls, taken before clients' calls.
-    pub ours: mpsc::Sender<Call>,
+    pub internal: mpsc::Sender<Call>,
     /// Clients' calls.
-    pub theirs: mpsc::Sender<Call>,
+    pub from_clients: mpsc::Sender<Call>,
 }
 
 /// Queues of calls for one connection.
 #[derive(Debug)]
 pub(super) struct CallReceiver {
     /// Our own calls.
-    pub ours: mpsc::Receiver<Call>,
+    pub internal: mpsc::Receiver<Call>,
     /// Clients' calls.
-    pub theirs: mpsc::Receiver<Call>,
+    pub from_clients: mpsc::Receiver<Call>,
 }
 
-/// Most calls in each queue of an [`CallReceiver`].
+/// Most calls in each queue of a [`CallReceiver`].
 const CALL_QUEUE: usize = 256;
 
 impl CallReceiver {
     /// Creates an empty inbox and its sending ends.
     pub(super) fn new() -> (CallSender, Self) {
-        let (ours, ours_in) = mpsc::channel(CALL_QUEUE);
-        let (theirs, theirs_in) = mpsc::channel(CALL_QUEUE);
+        let (internal, internal_in) = mpsc::channel(CALL_QUEUE);
+        let (from_clients, from_clients_in) = mpsc::channel(CALL_QUEUE);
         let call_receiver = Self {
-            ours: ours_in,
-            theirs: theirs_in,
+            internal: internal_in,
+            from_clients: from_clients_in,
         };
-        (CallSender { ours, theirs }, call_receiver)
+        (CallSender { internal, from_clients }, call_receiver)
     }
 
-    /// Waits for the next call, ours first; clients' calls only if `room`. `None` when the pool is gone.
+    /// Waits for the next call, headwater's own first; clients' calls only if `room`. `None` when the pool is gone.
     pub(super) async fn next(&mut self, room: bool) -> Option<Call> {
         tokio::select! {
             biased;
-            call = self.ours.recv() => call,
-            call = self.theirs.recv(), if room => call,
+            call = self.internal.recv() => call,
+            call = self.from_clients.recv(), if room => call,
         }
     }
 
@@ -217,7 +217,7 @@ impl CallReceiver {
 
     /// Takes a queued call without waiting, in the same order.
     pub(super) fn try_next(&mut self) -> Option<Call> {
-        self.ours.try_recv().or_else(|_| self.theirs.try_recv()).ok()
+        self.internal.try_recv().or_else(|_| self.from_clients.try_recv()).ok()
     }
 }
 

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::alone::Alone;
 use super::call::CallReceiver;
 use super::complaint::is_throttled;
+use super::dedicated_connection::DedicatedConnection;
 use super::identity::{NETWORK_ID, has_no_chain_id};
 use super::lanes::{Attempts, EARLY, LaneEnd, Lanes, NextLane};
 use super::link::{Inbound, LinkError, LinkReader, Outbound, Writer};
@@ -276,8 +276,8 @@ impl Life {
 }
 
 /// Connects, and checks that the other end is the stream's node or its equal: of the same chain, with the newest head.
-async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
-    let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
+async fn open(shared: &UpstreamShared) -> Result<DedicatedConnection, CallLaneEnd> {
+    let mut link = DedicatedConnection::connect(&shared.endpoint, &shared.settings).await?;
     let mut chain_id = ask_within_request_timeout(&mut link, "eth_chainId", "").await?;
     if has_no_chain_id(&chain_id) {
         chain_id = ask_within_request_timeout(&mut link, NETWORK_ID, "").await?;
@@ -316,7 +316,7 @@ async fn open(shared: &UpstreamShared) -> Result<Alone, CallLaneEnd> {
 
 /// Checks if the node at the other end of the link has the newest block that the stream's connection reported. While
 /// there is none, any node has.
-pub(super) async fn knows_head(shared: &UpstreamShared, link: &mut Alone) -> Result<bool, LinkError> {
+pub(super) async fn knows_head(shared: &UpstreamShared, link: &mut DedicatedConnection) -> Result<bool, LinkError> {
     let Some(head) = newest(shared) else {
         return Ok(true);
     };
@@ -335,7 +335,11 @@ fn newest(shared: &UpstreamShared) -> Option<alloy_primitives::B256> {
 }
 
 /// Sends a request, and repeats it while the node reports a rate limit.
-async fn ask_within_request_timeout(link: &mut Alone, method: &str, params: &str) -> Result<Outcome, LinkError> {
+async fn ask_within_request_timeout(
+    link: &mut DedicatedConnection,
+    method: &str,
+    params: &str,
+) -> Result<Outcome, LinkError> {
     let mut attempt = 0;
     loop {
         let outcome = link.ask(method, params).await?;

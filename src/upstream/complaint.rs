@@ -37,7 +37,7 @@ pub(crate) enum Complaint {
     Unsupported,
     /// The node no longer has the data: error 4444 of EIP-4444, as geth, reth and Nethermind answer.
     Pruned,
-    /// Nobody looked for the answer; see [`is_not_now`].
+    /// Nobody looked for the answer; see [`is_temporarily_unavailable`].
     NotNow,
     /// Any other error: the block is not available yet, the node has a problem, or the answer would be too long.
     Other,
@@ -64,7 +64,7 @@ pub(crate) fn complaint(outcome: &Outcome) -> Complaint {
     if error.code == PRUNED {
         return Complaint::Pruned;
     }
-    if is_not_now(outcome) {
+    if is_temporarily_unavailable(outcome) {
         return Complaint::NotNow;
     }
     let message = error.message();
@@ -146,7 +146,7 @@ pub(super) fn may_succeed_elsewhere(outcome: &Outcome) -> bool {
         "no state available",
         "world state unavailable",
     ];
-    is_unsupported(&error) || is_nobody_asked(outcome) || stateless.iter().any(|words| message.contains(words))
+    is_unsupported(&error) || is_no_node_reached(outcome) || stateless.iter().any(|words| message.contains(words))
 }
 
 /// Checks if an error object says that this node will never serve the request: it does not know the method, or does
@@ -164,7 +164,7 @@ pub(super) fn is_unknown_method(error: &[u8]) -> bool {
 }
 
 /// Errors of gateways whose nodes cannot be reached, in full: headwater, proxyd (-32011), Ankr (-32055), dRPC (1, 19).
-const NOBODY_ASKED: [(i64, &str); 6] = [
+const NO_NODE_REACHED: [(i64, &str); 6] = [
     (INTERNAL_ERROR as i64, "upstream unavailable"),
     (INTERNAL_ERROR as i64, "upstream connection lost"),
     (-32011, "no backend is currently healthy to serve traffic"),
@@ -200,8 +200,8 @@ const NOT_NOW: [&str; 19] = [
     "shutting down",
 ];
 
-/// Checks if the error of a client's call is one of [`NOBODY_ASKED`] as a whole: a part of it may be the client's own words.
-pub(super) fn is_nobody_asked(outcome: &Outcome) -> bool {
+/// Checks if the error of a client's call is one of [`NO_NODE_REACHED`] as a whole: a part of it may be the client's own words.
+pub(super) fn is_no_node_reached(outcome: &Outcome) -> bool {
     ErrorObject::of(outcome).is_some_and(|error| {
         let message = error.message();
         let is_it = |(code, words): &(i64, &str)| error.code == *code && message == *words;
@@ -211,7 +211,7 @@ pub(super) fn is_nobody_asked(outcome: &Outcome) -> bool {
                 .and_then(|rest| rest.strip_suffix(" yet"));
             error.code == i64::from(INTERNAL_ERROR) && number.is_some_and(|number| number.parse::<u64>().is_ok())
         };
-        NOBODY_ASKED.iter().any(is_it) || is_not_reached()
+        NO_NODE_REACHED.iter().any(is_it) || is_not_reached()
     })
 }
 
@@ -219,13 +219,13 @@ pub(super) fn is_nobody_asked(outcome: &Outcome) -> bool {
 /// node: the call may be what broke it.
 pub(super) fn is_without_node(outcome: &Outcome) -> bool {
     let lost = |error: ErrorObject| error.message() == "upstream connection lost";
-    is_nobody_asked(outcome) && !ErrorObject::of(outcome).is_some_and(lost)
+    is_no_node_reached(outcome) && !ErrorObject::of(outcome).is_some_and(lost)
 }
 
 /// Checks if the answer to a request of our own is no evidence about its subject, and no refusal: a gateway (another
 /// headwater, a load balancer) reached no node in time, or the node starts or stops.
-pub(super) fn is_not_now(outcome: &Outcome) -> bool {
-    if is_nobody_asked(outcome) {
+pub(super) fn is_temporarily_unavailable(outcome: &Outcome) -> bool {
+    if is_no_node_reached(outcome) {
         return true;
     }
     ErrorObject::of(outcome).is_some_and(|error| {

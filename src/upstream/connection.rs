@@ -8,10 +8,10 @@
 mod answers;
 mod heads;
 mod liveness;
-mod ownerless;
 mod pending;
 mod purpose;
 mod subscriptions;
+mod unknown_subscriptions;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use self::heads::HeadsState;
-use self::ownerless::Ownerless;
 use self::pending::Pending;
 use self::purpose::{FeedState, Purpose};
+use self::unknown_subscriptions::UnknownSubscriptions;
 use super::call::{Call, CallReceiver};
 use super::feeds::Feeds;
 use super::link::{self, Inbound, LinkError, Outbound};
@@ -96,7 +96,7 @@ pub(super) struct Connection {
     shared: Arc<UpstreamShared>,
     calls: CallReceiver,
     /// `true` if the previous connection was closed with [`End::HeadsStalled`].
-    was_deaf: bool,
+    was_stalled: bool,
 }
 
 /// State of one connection.
@@ -155,7 +155,7 @@ struct Serving {
     /// Time at which the node last ended the subscription to heads.
     heads_ended: Option<Instant>,
     pending: Pending,
-    ownerless: Ownerless,
+    unknown_subscriptions: UnknownSubscriptions,
     ready: bool,
     /// `true` if the connection ended with a message above the limit.
     too_long: bool,
@@ -164,8 +164,8 @@ struct Serving {
 /// State of a subscription at the node.
 #[derive(Debug)]
 enum SubscriptionState {
-    Asked,
-    Stands {
+    Requested,
+    Granted {
         subscription: String,
         since: Instant,
     },
@@ -173,7 +173,7 @@ enum SubscriptionState {
     /// that the node will never serve, with the next connection only.
     Refused(Bytes),
     /// Rate-limited, with this error object; requested again after a back-off.
-    PutOff(Bytes),
+    RateLimited(Bytes),
     /// Ended by the node; requested again, after a back-off if it ended soon after the grant.
     Ended,
 }
@@ -183,7 +183,7 @@ impl Connection {
         Self {
             shared,
             calls,
-            was_deaf: false,
+            was_stalled: false,
         }
     }
 
@@ -199,7 +199,7 @@ impl Connection {
             if matches!(end, End::Shutdown) {
                 return;
             }
-            self.was_deaf = matches!(end, End::HeadsStalled);
+            self.was_stalled = matches!(end, End::HeadsStalled);
             self.shared.down(end.to_string());
             let wait = reconnection.wait(end.failure(), began.elapsed());
             warn!("upstream {}: {end}; reconnecting in {wait:.1?}", self.shared.endpoint);
@@ -218,8 +218,8 @@ impl Connection {
             Err(_) => return End::ConnectTimeout,
         };
         let mut serving = Serving::new(self.shared.clone());
-        if self.was_deaf {
-            serving.heads.follows_deaf();
+        if self.was_stalled {
+            serving.heads.follows_stalled();
         }
         serving.ask_vital(Purpose::ChainId);
         let mut wanted = self.shared.wanted.clone();
@@ -304,7 +304,7 @@ impl Serving {
             ends: HashMap::new(),
             heads_ended: None,
             pending: Pending::default(),
-            ownerless: Ownerless::default(),
+            unknown_subscriptions: UnknownSubscriptions::default(),
             ready: false,
             too_long: false,
         }
@@ -350,7 +350,7 @@ impl Serving {
         }
         if matches!(purpose, Purpose::Subscribe(_)) && !self.awaits_id() {
             // Early events so far belong to no subscription that is requested from now on.
-            self.disown_early();
+            self.end_all_unmatched();
         }
         let id = self.register(purpose);
         if !is_vital {
@@ -366,7 +366,7 @@ impl Serving {
 
     async fn apply(&mut self, inbound: Inbound) -> Result<(), End> {
         self.last_received = Instant::now();
-        self.shared.heard();
+        self.shared.note_activity();
         if let Inbound::Message(frame) = inbound {
             self.whole = true;
             for message in NodeMessage::parse(&frame) {
@@ -395,8 +395,8 @@ impl Serving {
                 let lost = self.early.push(notification);
                 self.shared.count_dropped(lost);
             }
-            // Its subscription was ended a while ago, or never was ours.
-            None => self.disown(notification),
+            // Its subscription was ended a while ago, or never known.
+            None => self.end_unmatched(notification),
         }
         Ok(())
     }

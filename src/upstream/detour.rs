@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::alone::Alone;
+use super::dedicated_connection::DedicatedConnection;
 use super::lanes::Lanes;
 use super::link::LinkError;
 use super::roster::Upstream;
@@ -52,7 +52,7 @@ impl Upstream {
                 break place;
             }
         };
-        let mut link = Alone::connect(&shared.endpoint, &shared.settings).await?;
+        let mut link = DedicatedConnection::connect(&shared.endpoint, &shared.settings).await?;
         // A load balancer may lead to a node of another chain.
         if let Outcome::Result(id) = link.chain_id().await?
             && let Err(why) = shared

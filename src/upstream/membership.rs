@@ -43,7 +43,7 @@ pub(super) struct Common {
     /// Memory budget of answers to clients' calls that are being read over HTTP.
     pub(super) answers: Arc<Budget>,
     /// The same for our own calls.
-    pub(super) our_answers: Arc<Budget>,
+    pub(super) internal_answers: Arc<Budget>,
     /// Id of the next upstream: none is given twice, so that no record of one is taken for another's.
     next: Mutex<usize>,
 }
@@ -57,7 +57,7 @@ impl Common {
             identity: Arc::new(ChainIdentity::new(settings.chain_id)),
             best_effort_dropped: Arc::default(),
             answers: Budget::new("too many bytes of answers at once", settings.max_answer_bytes),
-            our_answers: Budget::new("answers to our own questions", settings.max_answer_bytes),
+            internal_answers: Budget::new("answers to headwater's own requests", settings.max_answer_bytes),
             next: Mutex::default(),
         }
     }
@@ -74,7 +74,7 @@ impl Common {
             endpoint: node.endpoint.clone(),
             settings: self.settings.clone(),
             status: Mutex::default(),
-            heard: Arc::default(),
+            last_activity: Arc::default(),
             active: self.active.clone(),
             identity: self.identity.clone(),
             newest: Mutex::default(),
@@ -87,7 +87,7 @@ impl Common {
             lanes: watch::Sender::new(Lanes::One),
             call_bytes: Mutex::default(),
             answers: self.answers.clone(),
-            our_answers: self.our_answers.clone(),
+            internal_answers: self.internal_answers.clone(),
         });
         let (stream, stream_calls) = CallReceiver::new();
         let mut calls = stream.clone();
@@ -282,7 +282,7 @@ impl Pool {
         let named = roster.iter().map(|member| Named {
             id: member.id,
             endpoint: member.upstream.shared.endpoint.clone(),
-            heard: member.upstream.shared.heard.clone(),
+            last_activity: member.upstream.shared.last_activity.clone(),
         });
         let named = Vec::from_iter(named);
         // One that leaves and comes back later is a new upstream, of the same chain: with several, none may begin anew.

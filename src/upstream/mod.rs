@@ -19,12 +19,12 @@
 //! resubscription happen here and nowhere else.
 
 mod active;
-mod alone;
 mod announcement;
 mod call;
 mod call_lane;
 mod complaint;
 mod connection;
+mod dedicated_connection;
 mod detour;
 mod endpoint;
 mod envelope;
@@ -65,7 +65,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 pub use announcement::Heads;
-pub use call::{Ask, CallError, MinHead, Repeat, Target};
+pub use call::{CallError, CallRequest, MinHead, Repeat, Target};
 pub(crate) use complaint::{Complaint, complaint, throttled};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use lanes::Lanes;

@@ -98,13 +98,23 @@ impl Poller {
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(self.shared.settings.poll_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let Some(CallReceiver { ours, theirs }) = self.call_receiver.take() else {
+        let Some(CallReceiver { internal, from_clients }) = self.call_receiver.take() else {
             return;
         };
         // Besides the polling: neither a slow poll nor a client's slow call may delay the stream.
         let max = self.shared.settings.max_in_flight;
-        let mut forwarding = tokio::spawn(forward(self.node.clone(), theirs, max, self.shared.answers.clone()));
-        let fetching = tokio::spawn(forward(self.node.clone(), ours, max, self.shared.our_answers.clone()));
+        let mut forwarding = tokio::spawn(forward(
+            self.node.clone(),
+            from_clients,
+            max,
+            self.shared.answers.clone(),
+        ));
+        let fetching = tokio::spawn(forward(
+            self.node.clone(),
+            internal,
+            max,
+            self.shared.internal_answers.clone(),
+        ));
         let gossiping = tokio::spawn(MempoolPoller::new(self.shared.clone(), self.node.clone()).run());
         loop {
             tokio::select! {
@@ -251,7 +261,7 @@ impl Poller {
             self.done(PollStep::Genesis);
         }
         let head = self.node.result("eth_getBlockByNumber", r#"["latest",false]"#).await?;
-        self.shared.heard();
+        self.shared.note_activity();
         if self.head.as_ref() != Some(&head) {
             self.head = Some(head.clone());
             self.shared.report(HeadReport::Latest(head)).await;

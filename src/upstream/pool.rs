@@ -42,7 +42,7 @@ pub struct Pool {
     pub(super) request_timeout: Duration,
     pub(super) head_wait: Duration,
     pub(super) hedges: bool,
-    /// Usual latency of calls by class (`Ask::class`); recorded only if calls are hedged.
+    /// Usual latency of calls by class (`CallRequest::class`); recorded only if calls are hedged.
     pub(super) usual: Mutex<HashMap<&'static str, P95>>,
     fetch_timeout: Duration,
     silence_timeout: Duration,
@@ -128,14 +128,14 @@ impl Pool {
         self.active.is_doubted(id)
     }
 
-    /// Checks if a block on top of the newest one may be published on the word of this upstream, although another one
+    /// Checks if a block on top of the newest one may be published on this upstream's report, although another one
     /// is in use.
     #[must_use]
     pub fn may_lead(&self, id: UpstreamId, block: B256) -> bool {
         self.active.may_lead(id, block)
     }
 
-    /// Records that this block is to be published on the word of this upstream alone.
+    /// Records that this block is to be published on this upstream's report alone.
     pub fn leads(&self, id: UpstreamId, number: u64, hash: B256) {
         self.active.leads(id, number, hash);
     }
@@ -166,12 +166,12 @@ impl Pool {
             }
         }
         let mut answers = self.active.answers().subscribe();
-        let mut put_off = self.active.put_off().subscribe();
+        let mut rate_limited = self.active.rate_limited().subscribe();
         let answered = async {
             tokio::select! {
                 biased;
                 all = answers.wait_for(|all| all.contains_key(of)) => all.ok()?.get(of).cloned(),
-                all = put_off.wait_for(|all| all.contains_key(of)) => {
+                all = rate_limited.wait_for(|all| all.contains_key(of)) => {
                     let error = all.ok()?.get(of).cloned();
                     error.map(|error| if is_pending { Ok(()) } else { Err(error) })
                 }
@@ -196,7 +196,7 @@ impl Pool {
     ///
     /// # Errors
     /// Returns a [`CallError`] like [`Self::call`].
-    pub async fn call_ours(
+    pub async fn call_internal(
         &self,
         method: &str,
         params: &str,
@@ -240,7 +240,7 @@ impl Pool {
         }
     }
 
-    /// Sends a call of our own to one upstream, like [`Self::call_ours`], with `time_limit` as the time limit.
+    /// Sends a call of our own to one upstream, like [`Self::call_internal`], with `time_limit` as the time limit.
     ///
     /// # Errors
     /// Returns a [`CallError`] like [`Self::call`].
@@ -257,7 +257,7 @@ impl Pool {
         let lane = Lane::of(method, params);
         let way = upstream.way(lane, time_limit).await?;
         let asking = exchange(
-            &way.ours,
+            &way.internal,
             method.to_owned().into(),
             params.into(),
             Owner::OURS,
@@ -384,7 +384,7 @@ impl Pool {
     /// Returns the memory of answers that are being read from HTTP nodes, in bytes: clients', and our own.
     #[must_use]
     pub fn answers_under_way(&self) -> (usize, usize) {
-        (self.common.answers.used(), self.common.our_answers.used())
+        (self.common.answers.used(), self.common.internal_answers.used())
     }
 
     /// Returns the number of best-effort events that were dropped, most of them pending transactions that arrived

@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::alone::Alone;
 use super::call::{attempted, exchange};
 use super::call_lane::knows_head;
+use super::dedicated_connection::DedicatedConnection;
 use super::link::LinkError;
 use super::roster::Upstream;
-use super::{Ask, CallError, MinHead, Repeat};
+use super::{CallError, CallRequest, MinHead, Repeat};
 use crate::conduct::CONSEQUENCE;
 use crate::jsonrpc::Outcome;
 use crate::shares::{FairPool, Owner};
@@ -55,7 +55,7 @@ pub(super) struct Quarantine {
 
 #[derive(Debug)]
 struct Spare {
-    link: Alone,
+    link: DedicatedConnection,
     /// The stream's connection at the time.
     stream: Option<u64>,
     idle_since: Instant,
@@ -109,7 +109,7 @@ impl Default for Quarantine {
 
 impl Quarantine {
     /// Checks if this call is known to break the node's connections.
-    pub(super) fn refuses(&self, ask: &Ask) -> bool {
+    pub(super) fn refuses(&self, ask: &CallRequest) -> bool {
         // Nearly always no call is remembered, and else none of this method; then the parameters, which may be long, are
         // not read. They are never read under the lock.
         let now = {
@@ -127,20 +127,20 @@ impl Quarantine {
         self.breaking.lock().includes(&ask.method, key, now)
     }
 
-    fn key(&self, ask: &Ask) -> u64 {
+    fn key(&self, ask: &CallRequest) -> u64 {
         // Normalized: calls that differ in white space or in the order of members are the same.
         let params: Option<serde_json::Value> = serde_json::from_str(&ask.params).ok();
         let params = params.map_or_else(|| ask.params.as_ref().to_owned(), |params| params.to_string());
         self.hasher.hash_one(params)
     }
 
-    fn remember(&self, ask: &Ask) {
+    fn remember(&self, ask: &CallRequest) {
         let key = self.key(ask);
         self.breaking.lock().remember(&ask.method, key, Instant::now());
     }
 
     /// Takes a connection that was opened while the stream's connection had this number.
-    fn take_spare(&self, stream: Option<u64>) -> Option<Alone> {
+    fn take_spare(&self, stream: Option<u64>) -> Option<DedicatedConnection> {
         let now = Instant::now();
         let mut spare = self.spare.lock();
         spare.retain(|spare| spare.stream == stream && now < spare.idle_since + MAX_SPARE_IDLE);
@@ -148,7 +148,7 @@ impl Quarantine {
     }
 
     /// Keeps a connection for the calls that wait, and closes all if none does.
-    fn give_back(&self, link: Alone, stream: Option<u64>) {
+    fn give_back(&self, link: DedicatedConnection, stream: Option<u64>) {
         let waits = self.places.iter().any(|places| places.usage().1 > 0);
         let mut spare = self.spare.lock();
         if !waits {
@@ -176,13 +176,13 @@ impl Upstream {
     /// - [`CallError::Lost`] if the connection ended for another reason;
     /// - [`CallError::TimedOut`] if there was no place or no answer within the time limit;
     /// - [`CallError::Full`] if too many calls wait.
-    pub(super) async fn ask_alone(&self, ask: &Ask, time_limit: Duration) -> Result<Outcome, CallError> {
+    pub(super) async fn ask_alone(&self, ask: &CallRequest, time_limit: Duration) -> Result<Outcome, CallError> {
         let solitude = ask.conduct.solitude(Instant::now());
         let places = &self.quarantine.places[solitude as usize];
         let Ok(place) = timeout(time_limit, places.acquire(ask.owner)).await else {
             if places.has_place(ask.owner) {
                 // The account's other calls hold its places; this one may be what broke the connection.
-                ask.conduct.calls_go_alone(Instant::now());
+                ask.conduct.isolate_calls(Instant::now());
             }
             return Err(CallError::TimedOut);
         };
@@ -200,13 +200,13 @@ impl Upstream {
                 self.quarantine.remember(ask);
             }
             // A call that ends the connection only after the time limit is never seen to break it.
-            Err(CallError::TimedOut) => ask.conduct.calls_go_alone(Instant::now()),
+            Err(CallError::TimedOut) => ask.conduct.isolate_calls(Instant::now()),
             _ => {}
         }
         answer
     }
 
-    async fn ask_with_place(&self, ask: &Ask, until: Instant) -> Result<Outcome, CallError> {
+    async fn ask_with_place(&self, ask: &CallRequest, until: Instant) -> Result<Outcome, CallError> {
         if ask.repeat != Repeat::Never {
             let stream = *self.shared.stream.borrow();
             let spare = self.quarantine.take_spare(stream);
@@ -242,7 +242,7 @@ impl Upstream {
         Err(CallError::Breaks)
     }
 
-    async fn attempt(&self, ask: &Ask) -> Result<Outcome, CallError> {
+    async fn attempt(&self, ask: &CallRequest) -> Result<Outcome, CallError> {
         let shared = &self.shared;
         let stream = *shared.stream.borrow();
         let opening = timeout(shared.settings.connect_timeout, self.open_for(ask));
@@ -256,7 +256,7 @@ impl Upstream {
             Err(_) => {
                 // A node that restarts breaks every connection.
                 let alive = exchange(
-                    &self.stream.ours,
+                    &self.stream.internal,
                     "eth_chainId".into(),
                     "".into(),
                     Owner::OURS,
@@ -271,13 +271,13 @@ impl Upstream {
 
     /// Connects. A balancer may lead to a node of another chain, or to one that lags; and a node that is shutting down
     /// closes before the call is sent.
-    async fn open_for(&self, ask: &Ask) -> Result<Alone, CallError> {
+    async fn open_for(&self, ask: &CallRequest) -> Result<DedicatedConnection, CallError> {
         let shared = &self.shared;
         let unavailable = |why: &dyn std::fmt::Display| {
             debug!(upstream = %shared.endpoint, %why, "cannot open a connection for an isolated call");
             CallError::Unavailable
         };
-        let mut link = Alone::connect(&shared.endpoint, &shared.settings)
+        let mut link = DedicatedConnection::connect(&shared.endpoint, &shared.settings)
             .await
             .map_err(|why| unavailable(&why))?;
         if let Outcome::Result(id) = link.chain_id().await.map_err(|why| unavailable(&why))? {
@@ -297,8 +297,8 @@ mod tests {
     use super::*;
     use crate::upstream::{MinHead, Repeat, Target};
 
-    fn ask(method: &str, params: &str) -> Ask {
-        Ask {
+    fn ask(method: &str, params: &str) -> CallRequest {
+        CallRequest {
             record: None,
             method: method.to_owned().into(),
             params: params.into(),

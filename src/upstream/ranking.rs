@@ -253,7 +253,7 @@ impl Ranking {
         self.number(id) <= root || self.connected().filter(above).count() < 2
     }
 
-    /// Checks if a block on top of the newest one may be published on the word of this upstream, although another one
+    /// Checks if a block on top of the newest one may be published on this upstream's report, although another one
     /// is in use: clients see a head as soon as it is known, not when the upstream in use has it. Of three or more
     /// upstreams another one must have reported the block, since a single one can invent blocks; of two, this one
     /// must not have led to a dropped block within [`LEAD_AGAIN`].
@@ -267,7 +267,7 @@ impl Ranking {
         is_trusted && run < MAX_LED && self.connected().count() < 3 || self.is_confirmed(id, block)
     }
 
-    /// Records that this block is to be published on the word of this upstream alone.
+    /// Records that this block is to be published on this upstream's report alone.
     pub(super) fn leads(&mut self, id: UpstreamId, number: u64, hash: B256) {
         if self.is_confirmed(id, hash) {
             return;

@@ -17,7 +17,7 @@ use super::lanes::{Lane, Lanes};
 use super::node::Share;
 use super::pool::Pool;
 use super::roster::{Member, Roster};
-use super::{Ask, CallError, Endpoint, MinHead, Repeat, Target, UpstreamId};
+use super::{CallError, CallRequest, Endpoint, MinHead, Repeat, Target, UpstreamId};
 use crate::jsonrpc::Outcome;
 use crate::shares::Full;
 use crate::telemetry::{Attempt, ReasonLabel};
@@ -36,7 +36,7 @@ impl Pool {
     ///
     /// # Errors
     /// Returns a [`CallError`] where no upstream answered; an error object of the node is an [`Outcome::Error`].
-    pub async fn call(&self, ask: &Ask) -> Answer {
+    pub async fn call(&self, ask: &CallRequest) -> Answer {
         let now = Instant::now();
         let mut until = now + self.head_wait;
         check_conduct(ask)?;
@@ -93,7 +93,7 @@ impl Pool {
     ///
     /// # Errors
     /// Returns a [`CallError`] like [`Self::call`].
-    pub async fn send_again(&self, ask: &Ask) -> Answer {
+    pub async fn send_again(&self, ask: &CallRequest) -> Answer {
         self.count_rerouted("lost");
         let until = Instant::now() + self.head_wait;
         Box::pin(self.call_alone(ask, None, until)).await
@@ -101,7 +101,7 @@ impl Pool {
 
     /// Sends a call on a connection of its own, preferably to another upstream than the one that lost it. Where an
     /// upstream closes that connection too, or cannot answer, a call that may be repeated goes on to the next.
-    async fn call_alone(&self, ask: &Ask, lost: Option<UpstreamId>, until: Instant) -> Answer {
+    async fn call_alone(&self, ask: &CallRequest, lost: Option<UpstreamId>, until: Instant) -> Answer {
         let mut asked: Vec<UpstreamId> = Vec::new();
         let mut broke_one = false;
         let mut best: Option<Answer> = None;
@@ -165,7 +165,7 @@ impl Pool {
             Err(CallError::Unavailable) if lost.is_some() => Err(CallError::Lost),
             answer => {
                 if broke_one {
-                    ask.conduct.calls_go_alone(Instant::now());
+                    ask.conduct.isolate_calls(Instant::now());
                 }
                 answer
             }
@@ -177,7 +177,7 @@ impl Pool {
     ///
     /// # Errors
     /// Returns a [`CallError`] like [`Self::call`].
-    pub async fn call_at(&self, id: UpstreamId, ask: &Ask) -> Answer {
+    pub async fn call_at(&self, id: UpstreamId, ask: &CallRequest) -> Answer {
         check_conduct(ask)?;
         let Some(upstream) = self.upstream(id) else {
             return Err(CallError::Unavailable);
@@ -202,13 +202,13 @@ impl Pool {
     ///
     /// # Errors
     /// Returns a [`CallError`] where no upstream qualifies, even after a wait.
-    pub async fn place(&self, ask: &Ask) -> Result<UpstreamId, CallError> {
+    pub async fn place(&self, ask: &CallRequest) -> Result<UpstreamId, CallError> {
         self.find(ask, None, Instant::now() + self.head_wait).await
     }
 
     /// Returns all upstreams that such a call can be sent to now.
     #[must_use]
-    pub fn all_eligible(&self, ask: &Ask) -> Vec<UpstreamId> {
+    pub fn all_eligible(&self, ask: &CallRequest) -> Vec<UpstreamId> {
         self.eligible(ask)
     }
 
@@ -219,7 +219,7 @@ impl Pool {
     }
 
     /// Waits until `until` at most for an upstream that can answer.
-    async fn find(&self, ask: &Ask, not: Option<UpstreamId>, until: Instant) -> Result<UpstreamId, CallError> {
+    async fn find(&self, ask: &CallRequest, not: Option<UpstreamId>, until: Instant) -> Result<UpstreamId, CallError> {
         if let Some(id) = self.choose(ask, not) {
             return Ok(id);
         }
@@ -231,7 +231,7 @@ impl Pool {
             }
             let moved = tokio::time::timeout_at(until, moves.changed()).await;
             if !matches!(moved, Ok(Ok(()))) {
-                let anywhere = Ask {
+                let anywhere = CallRequest {
                     min_head: MinHead::Any,
                     ..ask.clone()
                 };
@@ -261,11 +261,11 @@ impl Pool {
     }
 
     /// Returns the upstreams that have the required block and serve the method, by priority.
-    fn eligible(&self, ask: &Ask) -> Vec<UpstreamId> {
+    fn eligible(&self, ask: &CallRequest) -> Vec<UpstreamId> {
         self.eligible_of(&self.roster.load(), ask)
     }
 
-    fn eligible_of(&self, roster: &Roster, ask: &Ask) -> Vec<UpstreamId> {
+    fn eligible_of(&self, roster: &Roster, ask: &CallRequest) -> Vec<UpstreamId> {
         let is = |id: &UpstreamId, test: &dyn Fn(&Member) -> bool| roster.get(*id).is_some_and(test);
         let is_archive = |id: &UpstreamId| is(id, &|member| member.node.archive);
         let mut eligible = self.active.reached(ask.min_head);
@@ -284,7 +284,7 @@ impl Pool {
 
     /// Chooses the upstream for a call, `None` where none qualifies; `not`, which failed before, only where no other
     /// is left.
-    fn choose(&self, ask: &Ask, not: Option<UpstreamId>) -> Option<UpstreamId> {
+    fn choose(&self, ask: &CallRequest, not: Option<UpstreamId>) -> Option<UpstreamId> {
         let roster = self.roster.load();
         let eligible = self.eligible_of(&roster, ask);
         if let [only] = eligible[..] {
@@ -308,7 +308,7 @@ impl Pool {
             .map(|(_, id)| id)
     }
 
-    async fn ask_one(&self, ask: &Ask, id: UpstreamId) -> Answer {
+    async fn ask_one(&self, ask: &CallRequest, id: UpstreamId) -> Answer {
         let Some(upstream) = self.upstream(id) else {
             return Err(CallError::Unavailable);
         };
@@ -316,7 +316,7 @@ impl Pool {
         let under_way = upstream.shared.load.begin(Instant::now());
         let attempt = ask.attempt(&upstream.shared.endpoint);
         let answer = exchange(
-            &way.theirs,
+            &way.from_clients,
             ask.method.clone(),
             ask.params.clone(),
             ask.owner,
@@ -355,7 +355,7 @@ impl Pool {
     }
 
     /// Sends a call to this upstream, and hedges it to another one once the 95th percentile of latencies has passed.
-    async fn ask_perhaps_two(&self, ask: &Ask, first: UpstreamId) -> Answer {
+    async fn ask_perhaps_two(&self, ask: &CallRequest, first: UpstreamId) -> Answer {
         let usual = if self.hedges && ask.repeat == Repeat::Read && ask.target == Target::LeastLoaded {
             self.usual.lock().get(ask.class).and_then(super::load::P95::get)
         } else {
@@ -368,7 +368,7 @@ impl Pool {
         }
     }
 
-    async fn ask_two(&self, ask: &Ask, first: UpstreamId, usual: Duration) -> Answer {
+    async fn ask_two(&self, ask: &CallRequest, first: UpstreamId, usual: Duration) -> Answer {
         let asked = std::pin::pin!(self.ask_one(ask, first));
         let late = std::pin::pin!(tokio::time::sleep(usual.max(LEAST_HEDGE)));
         let asked = match select(asked, late).await {
@@ -413,7 +413,7 @@ impl Pool {
 }
 
 /// Checks that the account's calls are not refused: a call may have waited while another one broke a connection.
-fn check_conduct(ask: &Ask) -> Result<(), CallError> {
+fn check_conduct(ask: &CallRequest) -> Result<(), CallError> {
     if !ask.conduct.has_record() {
         return Ok(());
     }
@@ -426,10 +426,10 @@ fn check_conduct(ask: &Ask) -> Result<(), CallError> {
 }
 
 /// Records in the account's conduct that a call got too long an answer, or that a send was lost.
-fn note_loss(ask: &Ask, answer: &Answer) {
+fn note_loss(ask: &CallRequest, answer: &Answer) {
     match answer {
-        Err(CallError::TooLong) => ask.conduct.calls_go_alone(Instant::now()),
-        Err(CallError::Lost) if ask.repeat == Repeat::Never => ask.conduct.changes_go_alone(Instant::now()),
+        Err(CallError::TooLong) => ask.conduct.isolate_calls(Instant::now()),
+        Err(CallError::Lost) if ask.repeat == Repeat::Never => ask.conduct.isolate_changes(Instant::now()),
         _ => {}
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct UpstreamShared {
     pub settings: UpstreamSettings,
     pub status: Mutex<UpstreamStatus>,
     /// Newest sign of life.
-    pub heard: Arc<AtomicMoment>,
+    pub last_activity: Arc<AtomicMoment>,
     pub active: Arc<ActiveUpstream>,
     pub identity: Arc<ChainIdentity>,
     /// Newest head, with which the ingest starts when this upstream comes into use.
@@ -86,7 +86,7 @@ pub(super) struct UpstreamShared {
     /// Memory budget of answers to clients' calls that are being read over HTTP.
     pub answers: Arc<Budget>,
     /// Memory budget of answers to our own calls; clients use none of it.
-    pub our_answers: Arc<Budget>,
+    pub internal_answers: Arc<Budget>,
 }
 
 impl UpstreamShared {
@@ -104,13 +104,13 @@ impl UpstreamShared {
         self.lanes
             .send_if_modified(|lanes| *lanes == Lanes::Down && std::mem::replace(lanes, Lanes::Opening) == Lanes::Down);
         self.stream.send_replace(Some(connects));
-        self.heard();
+        self.note_activity();
         self.active.up(self.id);
     }
 
     /// Records a sign of life.
-    pub(super) fn heard(&self) {
-        self.active.heard(&self.heard);
+    pub(super) fn note_activity(&self) {
+        self.active.note_activity(&self.last_activity);
     }
 
     /// Records that the connection was lost or could not be made.
@@ -180,33 +180,33 @@ impl UpstreamShared {
 
     /// Records the answer of the upstream in use to a subscription; `None` while there is none.
     pub(super) fn set_answer(&self, of: &NodeSubscription, answer: Option<Result<(), Bytes>>) {
-        self.put_off(of, None);
-        self.say(self.active.answers(), of, answer);
+        self.set_rate_limited(of, None);
+        self.set_entry(self.active.answers(), of, answer);
     }
 
     /// Records that a rate limit postponed a subscription at the upstream in use. New subscribers get the node's
     /// error, those that have the subscription wait. `None` when the node is asked again.
-    pub(super) fn put_off(&self, of: &NodeSubscription, error: Option<Bytes>) {
-        self.say(self.active.put_off(), of, error);
+    pub(super) fn set_rate_limited(&self, of: &NodeSubscription, error: Option<Bytes>) {
+        self.set_entry(self.active.rate_limited(), of, error);
     }
 
     /// Sets or removes the entry of a subscription, while this upstream is in use. No entry is kept for a
     /// subscription that no client has.
-    fn say<T: PartialEq>(
+    fn set_entry<T: PartialEq>(
         &self,
         all: &watch::Sender<HashMap<NodeSubscription, T>>,
         of: &NodeSubscription,
-        word: Option<T>,
+        value: Option<T>,
     ) {
-        let word = word.filter(|_| self.wanted.borrow().includes(of));
+        let value = value.filter(|_| self.wanted.borrow().includes(of));
         all.send_if_modified(|all| {
             if self.active.active() != Some(self.id) {
                 return false;
             }
-            match word {
-                Some(word) if all.get(of) == Some(&word) => false,
-                Some(word) => {
-                    all.insert(of.clone(), word);
+            match value {
+                Some(value) if all.get(of) == Some(&value) => false,
+                Some(value) => {
+                    all.insert(of.clone(), value);
                     true
                 }
                 None => all.remove(of).is_some(),
@@ -216,12 +216,12 @@ impl UpstreamShared {
 
     /// Removes the entries of subscriptions that no client has any more: there is no bound on what clients may ask
     /// for.
-    pub(super) fn forget_unwanted(&self, wanted: &Wanted) {
-        self.keep_wanted(self.active.answers(), wanted);
-        self.keep_wanted(self.active.put_off(), wanted);
+    pub(super) fn remove_unsubscribed(&self, wanted: &Wanted) {
+        self.retain_subscribed(self.active.answers(), wanted);
+        self.retain_subscribed(self.active.rate_limited(), wanted);
     }
 
-    fn keep_wanted<T>(&self, all: &watch::Sender<HashMap<NodeSubscription, T>>, wanted: &Wanted) {
+    fn retain_subscribed<T>(&self, all: &watch::Sender<HashMap<NodeSubscription, T>>, wanted: &Wanted) {
         all.send_if_modified(|all| {
             let before = all.len();
             if self.active.active() == Some(self.id) {

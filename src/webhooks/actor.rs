@@ -78,7 +78,7 @@ impl HookTask {
         let receiver = match Receiver::new(&self.settings) {
             Ok(receiver) => Arc::new(receiver),
             Err(why) => {
-                error!("webhook {name}: there is no HTTP client: {why}");
+                error!("webhook {name}: cannot create the HTTP client: {why}");
                 self.cell.note(Some(why.to_string()));
                 return self.stop.cancelled().await;
             }
@@ -313,7 +313,7 @@ impl Running<'_> {
             (Source::Reopened(gap, _), Came::Read(Ok(false))) => self.put_off("closed", |at| Source::Gap(gap, at)),
             (_, Came::Read(Ok(false))) => self.lose("closed"),
             (_, Came::Read(Err(why))) => {
-                error!("webhook {}: {why}: it cannot go on", self.task.settings.name);
+                error!("webhook {}: {why}: it cannot continue", self.task.settings.name);
                 // The node would have to send other bytes.
                 self.refused = u32::MAX - 1;
                 self.lose(&why.to_string());

@@ -249,7 +249,8 @@ fn number_behind(services: &Services, id: &str) -> Option<u64> {
 /// The same line, if the receiver did not accept it.
 pub async fn send_test(settings: &HookSettings) -> Result<String, String> {
     let name = &settings.name;
-    let receiver = Receiver::new(settings).map_err(|why| format!("webhook {name}: there is no HTTP client: {why}"))?;
+    let receiver =
+        Receiver::new(settings).map_err(|why| format!("webhook {name}: cannot create the HTTP client: {why}"))?;
     let id = format!("msg_test_{:016x}", rand::random::<u64>());
     let data = json!({ "webhook": **name }).to_string();
     let body = hook::body("headwater.test", 0, unix_millis(), &data);

@@ -131,7 +131,9 @@ impl<'a> HookReport<'a> {
     /// Reports that events are missing.
     pub(super) fn gap(&self, why: &str, kind: &str) {
         let name = self.name;
-        error!("webhook {name}: events are missing: {why}; it goes on live, and the receiver gets {kind}");
+        error!(
+            "webhook {name}: events are missing: {why}; it continues with live events, and the receiver gets {kind}"
+        );
         self.metrics.gaps.get_or_create(&self.label).inc();
     }
 

@@ -27,7 +27,7 @@ pub enum SecretFileError {
     Io(#[from] std::io::Error),
     /// Something else than one or two secrets.
     #[error(
-        "has no one or two lines of whsec_ and the base64 of 24 to 64 bytes: \
+        "must hold one or two lines of whsec_ and the base64 of 24 to 64 bytes: \
          (printf whsec_; head -c 32 /dev/urandom | base64) > FILE makes a secret"
     )]
     Form,

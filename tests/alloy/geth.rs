@@ -107,12 +107,13 @@ impl Pair {
     /// Compares the heads above `number`; block `number` itself may be announced to either subscription. The number
     /// of blocks that geth makes of the transactions may vary, and a block is empty now and then.
     async fn compare_heads_after(&mut self, number: u64) {
-        let told = async |events: &mut Events<Box<RawValue>>| -> Vec<String> {
-            let told = events.drain().await.into_iter().map(|head| head.get().to_owned());
-            told.filter(|head| serde_json::from_str::<Header>(head).unwrap().number > number)
+        let received = async |events: &mut Events<Box<RawValue>>| -> Vec<String> {
+            let received = events.drain().await.into_iter().map(|head| head.get().to_owned());
+            received
+                .filter(|head| serde_json::from_str::<Header>(head).unwrap().number > number)
                 .collect()
         };
-        let (through, direct) = (told(&mut self.through).await, told(&mut self.direct).await);
+        let (through, direct) = (received(&mut self.through).await, received(&mut self.direct).await);
         assert!(direct.len() as u64 >= BLOCKS, "{direct:#?}");
         assert_eq!(through, direct);
     }
@@ -137,8 +138,8 @@ async fn compare(geth: &Geth, upstream: &str, verify: Verify) {
     let mut full = pair(json!(["newPendingTransactions", true])).await;
     until("pending transactions flow", async || {
         geth.send(json!({"from": geth.account, "to": geth.account})).await;
-        let told = (pending.drain().await, full.drain().await);
-        told.0 && told.1
+        let received = (pending.drain().await, full.drain().await);
+        received.0 && received.1
     })
     .await;
     let mut heads = pair(json!(["newHeads"])).await;

@@ -74,9 +74,9 @@ async fn flowing(node: &Node, pending: &mut Events<B256>) {
 }
 
 /// Applies the removals and returns the remaining logs; fails if a removal has no log or a log is delivered twice.
-fn left(told: &[Log]) -> Vec<Log> {
+fn left(received: &[Log]) -> Vec<Log> {
     let mut left: Vec<Log> = Vec::new();
-    for log in told {
+    for log in received {
         let added = Log {
             removed: false,
             ..log.clone()
@@ -91,8 +91,8 @@ fn left(told: &[Log]) -> Vec<Log> {
     left
 }
 
-async fn compare_logs(told: &mut [Events<Log>], story: &Story<'_>) {
-    for (events, expected) in told.iter_mut().zip(&story.logs) {
+async fn compare_logs(received: &mut [Events<Log>], story: &Story<'_>) {
+    for (events, expected) in received.iter_mut().zip(&story.logs) {
         assert_eq!(events.exactly(expected.len()).await, *expected);
     }
 }
@@ -102,15 +102,15 @@ async fn heads_come_in_order() {
     let node = Node::start().await;
     let proxy = Proxy::start(&node.ws()).await;
     let client = proxy.connect().await;
-    let (mut told, mut direct) = (heads(&client).await, heads(node.provider()).await);
+    let (mut received, mut direct) = (heads(&client).await, heads(node.provider()).await);
     let mut story = Story::begin(&node, &[]).await;
     for _ in 0..7 {
         story.mine(&[]).await;
     }
     story.burst(3).await;
-    let told = told.exactly(10).await;
-    assert_eq!(hashes(&told), hashes(&story.heads));
-    assert_eq!(told, direct.exactly(10).await);
+    let received = received.exactly(10).await;
+    assert_eq!(hashes(&received), hashes(&story.heads));
+    assert_eq!(received, direct.exactly(10).await);
     proxy.stop().await;
 }
 
@@ -121,7 +121,7 @@ async fn logs_are_those_that_the_node_has() {
         let proxy = Proxy::verifying(&node.ws(), verify).await;
         let client = proxy.connect().await;
         let filters = filters(&node);
-        let mut told = all_logs(&client, &filters).await;
+        let mut received = all_logs(&client, &filters).await;
         let mut story = Story::begin(&node, &filters).await;
         for block in [&[4_u64][..], &[1, 5, 2], &[], &[6, 6]] {
             story.mine(block).await;
@@ -129,7 +129,7 @@ async fn logs_are_those_that_the_node_has() {
         story.burst(2).await;
         story.mine(&[3]).await;
         assert_eq!(story.logs.iter().map(Vec::len).collect::<Vec<_>>(), [27, 40, 18, 0]);
-        compare_logs(&mut told, &story).await;
+        compare_logs(&mut received, &story).await;
         assert_eq!(story.remaining().await, story.logs);
         assert_eq!(
             proxy.metric("headwater_log_retries_total{reason=\"receipts\"}").await,
@@ -147,7 +147,7 @@ async fn pending_transactions_come_as_hashes_and_in_full() {
     let (mut hashes, mut full) = (pending_hashes(&client).await, full_pending(&client).await);
     until("full pending transactions flow", async || {
         let sent = node.emit(0).await;
-        full.drain().await.iter().any(|told| told.tx_hash() == sent)
+        full.drain().await.iter().any(|received| received.tx_hash() == sent)
     })
     .await;
     flowing(&node, &mut hashes).await;
@@ -176,7 +176,11 @@ async fn a_transaction_sent_after_the_answer_is_not_missed() {
         let (mut hashes, mut full) = (pending_hashes(&client).await, full_pending(&client).await);
         let sent = node.emit(0).await;
         assert_eq!(hashes.soon().await, Some(sent), "from {what}");
-        assert_eq!(full.soon().await.map(|told| told.tx_hash()), Some(sent), "from {what}");
+        assert_eq!(
+            full.soon().await.map(|received| received.tx_hash()),
+            Some(sent),
+            "from {what}"
+        );
     }
     proxy.stop().await;
 }
@@ -249,10 +253,10 @@ async fn a_reorg_is_told_in_full() {
     assert_eq!(hashes(&told_heads.exactly(7).await), hashes(&story.heads));
     let remaining = story.remaining().await;
     for (at, events) in told_logs.iter_mut().enumerate() {
-        let told = &mut so_far[at];
-        told.extend(events.exactly(story.logs[at].len() - told.len()).await);
-        assert_eq!(*told, story.logs[at]);
-        assert_eq!(left(told), remaining[at]);
+        let received = &mut so_far[at];
+        received.extend(events.exactly(story.logs[at].len() - received.len()).await);
+        assert_eq!(*received, story.logs[at]);
+        assert_eq!(left(received), remaining[at]);
     }
     assert!(so_far[0].iter().any(|log| log.removed));
     assert_eq!(proxy.metric("headwater_reorged_blocks_total").await, 3);
@@ -390,8 +394,8 @@ async fn subscriptions_outlive_a_node_that_starts_anew() {
     // The proxy cannot restore continuity and closes the connection; alloy reconnects and resubscribes by itself.
     until("heads of the new chain", async || {
         node.mine().await;
-        let told = told_heads.drain().await;
-        told.last().map(|head| head.hash) == Some(node.head().await)
+        let received = told_heads.drain().await;
+        received.last().map(|head| head.hash) == Some(node.head().await)
     })
     .await;
     let mut story = Story::begin(&node, &[filter]).await;

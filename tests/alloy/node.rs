@@ -307,8 +307,8 @@ impl<'a> Story<'a> {
     /// Replaces the newest blocks by as many new ones; `blocks` has the transfer counts of each new block.
     pub async fn reorg(&mut self, blocks: &[&[u64]]) {
         for dropped in self.blocks.split_off(self.blocks.len() - blocks.len()) {
-            for (told, logs) in self.logs.iter_mut().zip(dropped) {
-                told.extend(logs.into_iter().map(|log| Log { removed: true, ..log }));
+            for (received, logs) in self.logs.iter_mut().zip(dropped) {
+                received.extend(logs.into_iter().map(|log| Log { removed: true, ..log }));
             }
         }
         let transactions: Vec<Value> = (0_u64..)
@@ -325,10 +325,10 @@ impl<'a> Story<'a> {
         for number in self.base + self.blocks.len() as u64 + 1..=latest {
             let header = self.node.header(number).await;
             let mut block = Vec::new();
-            for (filter, told) in self.filters.iter().zip(&mut self.logs) {
+            for (filter, received) in self.filters.iter().zip(&mut self.logs) {
                 let filter = filter.clone().at_block_hash(header.hash);
                 let logs = self.node.provider.get_logs(&filter).await.unwrap();
-                told.extend(logs.iter().cloned());
+                received.extend(logs.iter().cloned());
                 block.push(logs);
             }
             self.blocks.push(block);

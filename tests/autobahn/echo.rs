@@ -115,7 +115,7 @@ impl Echo {
             }
             let socket = self.outbox.socket();
             let read = tokio::select! {
-                () = std::future::poll_fn(|cx| self.outbox.poll_news(cx)) => Ok(()),
+                () = std::future::poll_fn(|cx| self.outbox.poll_changed(cx)) => Ok(()),
                 readable = std::future::poll_fn(|cx| socket.poll_readable(cx)) => readable.and_then(|()| self.read()),
                 writable = std::future::poll_fn(|cx| socket.poll_writable(cx)), if waits.writable => {
                     self.outbox.flush();

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::chain::{CONTRACT, header, log};
-use crate::history::{Canonical, Log, Record, Start, Told, Verdict, check, check_cut};
+use crate::history::{Canonical, Delivered, Log, Record, Start, Verdict, check, check_cut};
 use crate::view::{Kinds, View};
 
 /// Small, so that a client that stops reading soon blocks the proxy's writes.
@@ -75,7 +75,7 @@ impl Wish {
 
 /// A disturbance of a client.
 #[derive(Clone, Copy, Debug)]
-pub enum Whim {
+pub enum Disturbance {
     /// Closes the connection and reconnects later.
     Away(Duration),
     /// Reads nothing for this long.
@@ -91,7 +91,7 @@ pub struct Client {
     kinds: Kinds,
     wish: Wish,
     from: u64,
-    whims: mpsc::Sender<Whim>,
+    disturbances: mpsc::Sender<Disturbance>,
     arrived: watch::Receiver<Arrived>,
     running: JoinHandle<Diary>,
 }
@@ -132,7 +132,7 @@ pub struct Diary {
 impl Client {
     /// Starts a client that takes these ports in turn, one for each connection.
     pub fn start(name: String, kinds: Kinds, wish: Wish, from: u64, ports: Vec<u16>) -> Self {
-        let (whims, orders) = mpsc::channel(4);
+        let (disturbances, orders) = mpsc::channel(4);
         let (arrive, arrived) = watch::channel((None, None));
         let life = Life {
             name: name.clone(),
@@ -144,7 +144,7 @@ impl Client {
             diary: Diary {
                 records: vec![Record {
                     name: name.clone(),
-                    told: Vec::new(),
+                    delivered: Vec::new(),
                 }],
                 ..Diary::default()
             },
@@ -158,15 +158,15 @@ impl Client {
             kinds,
             wish,
             from,
-            whims,
+            disturbances,
             arrived,
             running: tokio::spawn(life.run(orders)),
         }
     }
 
     /// Returns the sender for disturbances.
-    pub fn whims(&self) -> mpsc::Sender<Whim> {
-        self.whims.clone()
+    pub fn disturbances(&self) -> mpsc::Sender<Disturbance> {
+        self.disturbances.clone()
     }
 
     /// Waits up to `patience` until the client has the last head and log of `canonical` that it subscribes to.
@@ -184,7 +184,7 @@ impl Client {
 
     /// Stops the client and returns its diary.
     pub async fn stop(self) -> Ended {
-        drop(self.whims);
+        drop(self.disturbances);
         Ended {
             diary: self.running.await.expect("the client has not panicked"),
             wish: self.wish,
@@ -216,18 +216,18 @@ impl Diary {
     /// Writes the diary as text, one event per line.
     pub fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
         let mut story = self.story.iter().peekable();
-        for (record, Record { told, .. }) in self.records.iter().enumerate() {
-            for at in 0..=told.len() {
+        for (record, Record { delivered, .. }) in self.records.iter().enumerate() {
+            for at in 0..=delivered.len() {
                 while let Some((when, _, words)) = story.next_if(|(_, place, _)| *place <= (record, at)) {
                     writeln!(to, "{} {words}", humantime::format_rfc3339_millis(*when))?;
                 }
-                match told.get(at) {
-                    Some(Told::Head { number, hash, parent }) => writeln!(to, "head {number} {hash} on {parent}")?,
-                    Some(Told::Log { block, log, removed }) => {
+                match delivered.get(at) {
+                    Some(Delivered::Head { number, hash, parent }) => writeln!(to, "head {number} {hash} on {parent}")?,
+                    Some(Delivered::Log { block, log, removed }) => {
                         let word = if *removed { "undo" } else { "log" };
                         writeln!(to, "{word} {} {} {}", block.0, block.1, log.index)?;
                     }
-                    Some(Told::Subscribed { .. }) => writeln!(to, "subscribed in record {record}")?,
+                    Some(Delivered::Subscribed { .. }) => writeln!(to, "subscribed in record {record}")?,
                     None => {}
                 }
             }
@@ -262,7 +262,7 @@ enum End {
 }
 
 impl Life {
-    async fn run(mut self, mut orders: mpsc::Receiver<Whim>) -> Diary {
+    async fn run(mut self, mut orders: mpsc::Receiver<Disturbance>) -> Diary {
         loop {
             let excused = self.excused.clone();
             let away = {
@@ -271,13 +271,13 @@ impl Life {
                     let order = tokio::select! {
                         biased;
                         order = orders.recv() => order,
-                        () = &mut life => unreachable!("it goes on until it is told otherwise"),
+                        () = &mut life => unreachable!("it goes on until it is delivered otherwise"),
                     };
                     excused.store(true, Ordering::SeqCst);
                     match order {
                         // The connection stays open, but is not read.
-                        Some(Whim::Stall(duration)) => sleep(duration).await,
-                        Some(Whim::Away(duration)) => break Some(duration),
+                        Some(Disturbance::Stall(duration)) => sleep(duration).await,
+                        Some(Disturbance::Away(duration)) => break Some(duration),
                         None => break None,
                     }
                 }
@@ -323,23 +323,23 @@ impl Life {
     fn begin_record(&mut self) {
         self.diary.records.push(Record {
             name: self.name.clone(),
-            told: Vec::new(),
+            delivered: Vec::new(),
         });
         let Kinds { heads, logs } = self.kinds;
         let from = Start::Live;
-        self.note([Told::Subscribed { heads, logs, from }]);
+        self.note([Delivered::Subscribed { heads, logs, from }]);
         self.note(self.view.record());
     }
 
     fn story(&mut self, words: String) {
         let records = &self.diary.records;
-        let place = (records.len() - 1, records[records.len() - 1].told.len());
+        let place = (records.len() - 1, records[records.len() - 1].delivered.len());
         self.diary.story.push((SystemTime::now(), place, words));
     }
 
-    fn note(&mut self, told: impl IntoIterator<Item = Told>) {
+    fn note(&mut self, delivered: impl IntoIterator<Item = Delivered>) {
         let record = self.diary.records.last_mut().expect("there is always one");
-        record.told.extend(told);
+        record.delivered.extend(delivered);
     }
 
     /// Runs one connection until it ends.
@@ -405,7 +405,7 @@ impl Life {
         self.back = 0;
         self.diary.connections += 1;
         let Kinds { heads, logs } = self.kinds;
-        self.note([Told::Subscribed { heads, logs, from }]);
+        self.note([Delivered::Subscribed { heads, logs, from }]);
         let id = |answer: &Value| answer["result"].as_str().expect("an id").to_owned();
         Ok(answers.iter().map(id).collect())
     }
@@ -432,23 +432,23 @@ impl Life {
         self.tried.clear();
         self.tried.push(self.ports[0]);
         let result = &params["result"];
-        let told = if result.get("parentHash").is_some() {
+        let delivered = if result.get("parentHash").is_some() {
             let (number, hash, parent) = header(result);
-            Told::Head { number, hash, parent }
+            Delivered::Head { number, hash, parent }
         } else {
             let (block, log) = log(result);
             let removed = result["removed"] == true;
-            Told::Log { block, log, removed }
+            Delivered::Log { block, log, removed }
         };
-        match &told {
-            Told::Log {
+        match &delivered {
+            Delivered::Log {
                 block,
                 log,
                 removed: true,
             } => self.view.removed(*block, log),
-            told => self.view.told(told),
+            delivered => self.view.delivered(delivered),
         }
-        self.note([told]);
+        self.note([delivered]);
         let head = self.view.last_head().map(|(_, hash)| hash);
         self.arrive.send_replace((head, self.view.last_log()));
     }

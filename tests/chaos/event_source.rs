@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::chain::{header, log};
 use crate::client::Wish;
 use crate::event_response::{Response, field};
-use crate::history::{Canonical, Record, Start, Told, Verdict, check, check_cut};
+use crate::history::{Canonical, Delivered, Record, Start, Verdict, check, check_cut};
 
 /// Time limit for the head of the response.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -43,11 +43,11 @@ impl EventSource {
     /// Starts a client of this kind, `heads` or `logs`, from block `from` on.
     pub fn start(kind: &'static str, from: u64, port: u16) -> Self {
         let diary = Arc::new(Mutex::new(Diary::default()));
-        let told = diary.clone();
+        let delivered = diary.clone();
         let running = tokio::spawn(async move {
             loop {
                 let cut = Duration::from_millis(rand::random_range(100..6_000));
-                let _ = timeout(cut, connection(kind, from, port, &told)).await;
+                let _ = timeout(cut, connection(kind, from, port, &delivered)).await;
                 sleep(Duration::from_millis(rand::random_range(20..400))).await;
             }
         });
@@ -130,10 +130,10 @@ async fn connection(kind: &'static str, from: u64, port: u16, diary: &Mutex<Diar
             diary.last = None;
             diary.records.push(Record {
                 name: format!("event stream of {kind}"),
-                told: Vec::new(),
+                delivered: Vec::new(),
             });
         }
-        let subscribed = Told::Subscribed {
+        let subscribed = Delivered::Subscribed {
             heads: kind == "heads",
             logs: kind == "logs",
             from: id.map_or(Start::FromBlock(from), |_| Start::After(B256::ZERO, None)),
@@ -154,9 +154,9 @@ async fn connection(kind: &'static str, from: u64, port: u16, diary: &Mutex<Diar
 }
 
 impl Diary {
-    fn note(&mut self, told: Told) {
+    fn note(&mut self, delivered: Delivered) {
         let record = self.records.last_mut().expect("a connection has begun");
-        record.told.push(told);
+        record.delivered.push(delivered);
     }
 
     fn take(&mut self, kind: &str, event: &Value) {
@@ -164,14 +164,14 @@ impl Diary {
         if kind == "heads" {
             let (number, hash, parent) = header(event);
             self.last = Some((hash, 0));
-            self.note(Told::Head { number, hash, parent });
+            self.note(Delivered::Head { number, hash, parent });
         } else {
             let (block, log) = log(event);
             let removed = event["removed"] == true;
             if !removed {
                 self.last = Some((block.1, log.index));
             }
-            self.note(Told::Log { block, log, removed });
+            self.note(Delivered::Log { block, log, removed });
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 use crate::chain::MAX_DEPTH;
-use crate::client::{Wait, Whim};
+use crate::client::{Disturbance, Wait};
 use crate::webhook::Repeat;
 use crate::world::{Reckoning, World};
 
@@ -220,7 +220,7 @@ fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
     let lasts = Duration::from_millis(world.rng.random_range(kind.lasts()));
     let node = world.nodes[world.rng.random_range(0..world.nodes.len())].clone();
     let client = world.rng.random_range(0..world.clients.len());
-    let whims = world.clients[client].whims();
+    let disturbances = world.clients[client].disturbances();
     let (proxy, receiver) = (world.proxy.clone(), world.receiver.clone());
     running.spawn(async move {
         let began = Instant::now();
@@ -234,12 +234,12 @@ fn start(kind: Kind, world: &mut World, running: &mut JoinSet<Fault>) {
             Kind::ReceiverKilled => receiver.kill(lasts).await,
             Kind::ReceiverStopped => receiver.freeze(lasts).await,
             Kind::ClientAway | Kind::ClientStalled => {
-                let whim = if kind == Kind::ClientAway {
-                    Whim::Away(lasts)
+                let disturbance = if kind == Kind::ClientAway {
+                    Disturbance::Away(lasts)
                 } else {
-                    Whim::Stall(lasts)
+                    Disturbance::Stall(lasts)
                 };
-                whims.send(whim).await.expect("the client lives");
+                disturbances.send(disturbance).await.expect("the client lives");
                 sleep(lasts).await;
             }
             Kind::Reorg => unreachable!("a step of the chain"),

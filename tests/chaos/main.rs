@@ -45,7 +45,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::Whim;
+use client::Disturbance;
 use faults::{Faults, HANG, longest_wait};
 use node::Node;
 use proxy::SILENCE;
@@ -140,7 +140,11 @@ async fn a_client_that_is_away_for_fifty_blocks_and_a_reorg_ends_with_the_canoni
     blocks(&mut world, 6).await;
     world.follow().await;
     for client in &world.clients {
-        client.whims().send(Whim::Away(Duration::from_secs(4))).await.unwrap();
+        client
+            .disturbances()
+            .send(Disturbance::Away(Duration::from_secs(4)))
+            .await
+            .unwrap();
     }
     sleep(Duration::from_millis(200)).await;
     // The first reorg drops the last blocks that the clients have; anvil discards dropped blocks at once.

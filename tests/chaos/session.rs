@@ -50,7 +50,7 @@ pub struct SessionClient {
 impl SessionClient {
     pub fn start(wish: Wish, port: u16) -> Self {
         let diary = Arc::new(Mutex::new(Diary::default()));
-        let told = diary.clone();
+        let delivered = diary.clone();
         let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let url = format!(
             "ws://127.0.0.1:{port}/?session={}-{:016x}",
@@ -60,8 +60,8 @@ impl SessionClient {
         let running = tokio::spawn(async move {
             loop {
                 let cut = Duration::from_millis(rand::random_range(100..6_000));
-                let _ = timeout(cut, connection(&url, wish, port, &told)).await;
-                told.lock().is_subscribed = false;
+                let _ = timeout(cut, connection(&url, wish, port, &delivered)).await;
+                delivered.lock().is_subscribed = false;
                 sleep(Duration::from_millis(rand::random_range(20..400))).await;
             }
         });

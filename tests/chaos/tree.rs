@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 use crate::chain::MAX_DEPTH;
-use crate::client::{Client, Whim, Wish};
+use crate::client::{Client, Disturbance, Wish};
 use crate::faults::{HANG, longest_wait};
 use crate::gaps::{Gaps, Outage};
 use crate::history::{CanonBlock, Canonical, Log, Verdict};
@@ -227,7 +227,7 @@ impl Tree {
             _ => None,
         };
         let client = self.rng.random_range(0..self.clients.len());
-        let whims = self.clients[client].whims();
+        let disturbances = self.clients[client].disturbances();
         running.spawn(async move {
             let began = Instant::now();
             match kind {
@@ -244,11 +244,11 @@ impl Tree {
                     futures_util::future::join_all(all).await;
                 }
                 Kind::ClientMoved | Kind::ClientStalled => {
-                    let whim = match kind {
-                        Kind::ClientMoved => Whim::Away(lasts),
-                        _ => Whim::Stall(lasts),
+                    let disturbance = match kind {
+                        Kind::ClientMoved => Disturbance::Away(lasts),
+                        _ => Disturbance::Stall(lasts),
                     };
-                    whims.send(whim).await.expect("the client lives");
+                    disturbances.send(disturbance).await.expect("the client lives");
                     sleep(lasts).await;
                 }
             }

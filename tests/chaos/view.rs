@@ -3,7 +3,7 @@
 
 use alloy_primitives::B256;
 
-use crate::history::{Log, Start, Told};
+use crate::history::{Delivered, Log, Start};
 
 /// Number and hash of a block.
 pub type At = (u64, B256);
@@ -47,21 +47,21 @@ impl View {
         }
     }
 
-    pub fn told(&mut self, told: &Told) {
+    pub fn delivered(&mut self, delivered: &Delivered) {
         self.removing = None;
-        match told {
-            Told::Head { number, hash, parent } => {
+        match delivered {
+            Delivered::Head { number, hash, parent } => {
                 while self.heads.last().is_some_and(|((_, last), _)| last != parent) {
                     self.heads.pop();
                 }
                 self.heads.push(((*number, *hash), *parent));
             }
-            Told::Log {
+            Delivered::Log {
                 block,
                 log,
                 removed: false,
             } => self.logs.push((*block, log.clone())),
-            Told::Log { .. } | Told::Subscribed { .. } => {}
+            Delivered::Log { .. } | Delivered::Subscribed { .. } => {}
         }
     }
 
@@ -83,7 +83,7 @@ impl View {
     /// Completes the removals after a lost connection. Removals arrive oldest first, so the missing ones are those of
     /// all remaining logs from the lowest removed block on. Heads from that block on are dropped too, although no
     /// other head has replaced them. Returns the missing removals, and `true` if heads were dropped.
-    pub fn take_back(&mut self) -> (Vec<Told>, bool) {
+    pub fn take_back(&mut self) -> (Vec<Delivered>, bool) {
         let Some(lowest) = self.removing.take() else {
             return (Vec::new(), false);
         };
@@ -91,7 +91,7 @@ impl View {
         self.heads.retain(|((number, _), _)| *number < lowest);
         let at = self.logs.partition_point(|((number, _), _)| *number < lowest);
         let rest = self.logs.drain(at..);
-        let rest = rest.map(|(block, log)| Told::Log {
+        let rest = rest.map(|(block, log)| Delivered::Log {
             block,
             log,
             removed: true,
@@ -131,21 +131,21 @@ impl View {
     }
 
     /// Returns a record with exactly the current view, each head followed by its logs.
-    pub fn record(&self) -> Vec<Told> {
+    pub fn record(&self) -> Vec<Delivered> {
         let heads = self.heads.iter().map(|((number, hash), parent)| {
             let (number, hash, parent) = (*number, *hash, *parent);
-            ((number, 0), Told::Head { number, hash, parent })
+            ((number, 0), Delivered::Head { number, hash, parent })
         });
         let logs = self.logs.iter().map(|(block, log)| {
-            let told = Told::Log {
+            let delivered = Delivered::Log {
                 block: *block,
                 log: log.clone(),
                 removed: false,
             };
-            ((block.0, 1), told)
+            ((block.0, 1), delivered)
         });
         let mut all: Vec<_> = heads.chain(logs).collect();
         all.sort_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, told)| told).collect()
+        all.into_iter().map(|(_, delivered)| delivered).collect()
     }
 }

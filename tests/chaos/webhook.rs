@@ -21,7 +21,7 @@ use tokio::time::sleep;
 
 use crate::chain::{MAX_DEPTH, header, log};
 use crate::client::Wish;
-use crate::history::{Canonical, Record, Start, Told, Verdict, check};
+use crate::history::{Canonical, Delivered, Record, Start, Verdict, check};
 use crate::process::{Process, port};
 use crate::webhook_request::{Batch, Deliveries, SECRET};
 
@@ -125,7 +125,7 @@ impl WebhookReceiver {
             verdict.examples.extend(account.faults);
             let words = format!(
                 "webhook of {kind}: {} events in {} batches, of which {} came again: {verdict}",
-                account.record.told.len() - 1,
+                account.record.delivered.len() - 1,
                 account.sequence,
                 account.repeats.len()
             );
@@ -169,7 +169,7 @@ struct Account {
 
 impl Account {
     fn read(folder: &Path, kind: &str, from: u64) -> Self {
-        let subscribed = Told::Subscribed {
+        let subscribed = Delivered::Subscribed {
             heads: kind == "heads",
             logs: kind == "logs",
             from: Start::FromBlock(from),
@@ -177,7 +177,7 @@ impl Account {
         let mut account = Self {
             record: Record {
                 name: format!("webhook of {kind}"),
-                told: vec![subscribed],
+                delivered: vec![subscribed],
             },
             sequence: 0,
             last: None,
@@ -226,15 +226,15 @@ impl Account {
     }
 
     fn event(&mut self, kind: &str, event: &Value) {
-        self.record.told.push(if kind == "heads" {
+        self.record.delivered.push(if kind == "heads" {
             let (number, hash, parent) = header(event);
             self.last = Some((hash, 0));
-            Told::Head { number, hash, parent }
+            Delivered::Head { number, hash, parent }
         } else {
             let (block, log) = log(event);
             self.last = Some((block.1, log.index));
             let removed = event["removed"] == true;
-            Told::Log { block, log, removed }
+            Delivered::Log { block, log, removed }
         });
     }
 }

@@ -57,7 +57,7 @@ impl Reply {
 
 /// A message or frame from the server, or the end.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum PeerMessage {
     Text(String),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -65,7 +65,7 @@ pub enum Heard {
     End,
 }
 
-impl Heard {
+impl PeerMessage {
     pub fn show(&self) -> String {
         match self {
             Self::Text(text) => text.replace('\n', "⏎"),
@@ -182,16 +182,16 @@ impl Peer {
     }
 
     /// Returns the next complete message or control frame; answers pings.
-    pub async fn hear(&mut self, what: &str) -> Result<Heard, String> {
+    pub async fn hear(&mut self, what: &str) -> Result<PeerMessage, String> {
         within(what, self.next()).await?
     }
 
-    async fn next(&mut self) -> Result<Heard, String> {
+    async fn next(&mut self) -> Result<PeerMessage, String> {
         let mut message: Option<Vec<u8>> = None;
         loop {
             let Ok((first, payload)) = self.read_frame().await? else {
                 self.over = true;
-                return Ok(Heard::End);
+                return Ok(PeerMessage::End);
             };
             let last = first & 0x80 != 0;
             if first & 0x08 != 0 && (!last || payload.len() > 125) {
@@ -206,13 +206,13 @@ impl Peer {
                     let reason = String::from_utf8(reason).map_err(|_| "a close reason that is no UTF-8")?;
                     // Echoes the close frame; the server may be gone already.
                     let _ = self.frame(0x88, &payload).await;
-                    return Ok(Heard::Close(code, reason));
+                    return Ok(PeerMessage::Close(code, reason));
                 }
                 (9, _) => {
                     self.frame(0x8a, &payload).await?;
                     continue;
                 }
-                (10, _) => return Ok(Heard::Pong(payload)),
+                (10, _) => return Ok(PeerMessage::Pong(payload)),
                 _ => {
                     return Err(format!(
                         "a frame {first:#x} out of place: {}",
@@ -222,7 +222,7 @@ impl Peer {
             }
             if last && let Some(message) = message.take() {
                 let text = String::from_utf8(message).map_err(|_| "a text that is no UTF-8")?;
-                return Ok(Heard::Text(text));
+                return Ok(PeerMessage::Text(text));
             }
         }
     }

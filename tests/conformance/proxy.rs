@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::{Block, Node};
-use crate::peer::{Heard, Peer, request, until, within};
+use crate::peer::{Peer, PeerMessage, request, until, within};
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -74,8 +74,8 @@ impl Observer {
             .await?;
             loop {
                 match peer.hear("the observer's answer").await? {
-                    Heard::Text(text) if text.contains("\"id\":1") => break,
-                    Heard::Text(_) => {}
+                    PeerMessage::Text(text) if text.contains("\"id\":1") => break,
+                    PeerMessage::Text(_) => {}
                     other => return Err(format!("the observer heard {}", other.show())),
                 }
             }
@@ -87,7 +87,7 @@ impl Observer {
     pub async fn has_seen(&mut self, block: &Block) -> Result<(), String> {
         let (mut head, mut logs) = (false, 0);
         while !head || logs < block.logs {
-            let Heard::Text(text) = self.0.hear("the observer's events").await? else {
+            let PeerMessage::Text(text) = self.0.hear("the observer's events").await? else {
                 return Err("the observer heard no text".into());
             };
             let mut event: Value = serde_json::from_str(&text).map_err(|why| why.to_string())?;

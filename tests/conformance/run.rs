@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::node::{Block, Node};
 use crate::pattern::{Names, Pattern};
-use crate::peer::{Heard, Peer, Reply, request, until};
+use crate::peer::{Peer, PeerMessage, Reply, request, until};
 use crate::proxy::{Observer, Proxy};
 use crate::table::{Act, Case, HttpRequest, Section, Step, Target};
 
@@ -341,7 +341,7 @@ impl Session {
             Act::Pong(payload) => {
                 let payload = payload.fill(&self.names)?;
                 let heard = self.hear("a pong").await?;
-                if heard != Heard::Pong(payload.clone().into_bytes()) {
+                if heard != PeerMessage::Pong(payload.clone().into_bytes()) {
                     return Err(difference("expected", &format!("pong {payload}"), "got", &heard.show()));
                 }
                 return Ok(Some(heard.show()));
@@ -349,7 +349,7 @@ impl Session {
             Act::Close(code, reason) => {
                 let heard = self.hear("a close frame").await?;
                 let right = match &heard {
-                    Heard::Close(got, text) => got == code && reason.take(text, &mut self.names).is_ok(),
+                    PeerMessage::Close(got, text) => got == code && reason.take(text, &mut self.names).is_ok(),
                     _ => false,
                 };
                 if !right {
@@ -358,14 +358,14 @@ impl Session {
                     return Err(difference("expected", &expected, "got", &heard.show()));
                 }
                 let end = self.hear("the end").await?;
-                if end != Heard::End {
+                if end != PeerMessage::End {
                     return Err(difference("expected", "the end of the connection", "got", &end.show()));
                 }
                 return Ok(Some(heard.show()));
             }
             Act::End => {
                 let heard = self.hear("the end").await?;
-                if heard != Heard::End {
+                if heard != PeerMessage::End {
                     return Err(difference(
                         "expected",
                         "the end of the connection",
@@ -427,12 +427,12 @@ impl Session {
         self.peers.get_mut(&self.on).ok_or_else(|| "no connection".into())
     }
 
-    async fn hear(&mut self, what: &str) -> Result<Heard, String> {
+    async fn hear(&mut self, what: &str) -> Result<PeerMessage, String> {
         let geths = matches!(self.target, Target::Geth | Target::Proxied);
         loop {
             let heard = self.peer().await?.hear(what).await?;
             if !geths
-                || !matches!(&heard, Heard::Text(text) if text.contains(NO_TRANSACTIONS) && text.contains("\"eth_subscription\""))
+                || !matches!(&heard, PeerMessage::Text(text) if text.contains(NO_TRANSACTIONS) && text.contains("\"eth_subscription\""))
             {
                 return Ok(heard);
             }
@@ -444,7 +444,7 @@ impl Session {
             let expected = pattern.show(&self.names);
             let heard = self.hear("a message").await;
             match heard.map_err(|why| format!("expected  {}\n    but {why}", shortened(&expected)))? {
-                Heard::Text(text) => text.replace('\n', "⏎"),
+                PeerMessage::Text(text) => text.replace('\n', "⏎"),
                 other => return Err(difference("expected", &expected, "got", &other.show())),
             }
         } else {
@@ -482,7 +482,7 @@ impl Session {
         );
         self.peer().await?.say(END).await?;
         match self.hear("the answer to one more request").await? {
-            Heard::Text(text) if text == end => Ok(()),
+            PeerMessage::Text(text) if text == end => Ok(()),
             other => Err(difference("expected", "nothing more", "got", &other.show())),
         }
     }

@@ -12,7 +12,7 @@ pub(super) struct Walk {
     branch: Vec<Step>,
     positions: HashMap<B256, usize>,
     /// Every delivered head, on any branch.
-    told: HashSet<B256>,
+    delivered: HashSet<B256>,
     /// Heads delivered before their parents.
     early: HashSet<B256>,
     from: u64,
@@ -39,7 +39,7 @@ impl Walk {
         Self {
             branch: Vec::new(),
             positions: HashMap::new(),
-            told: HashSet::new(),
+            delivered: HashSet::new(),
             early: HashSet::new(),
             from,
         }
@@ -71,7 +71,7 @@ impl Walk {
         next: Option<(B256, B256)>,
         verdict: &mut Verdict,
     ) -> Moved {
-        let known = !self.told.insert(block.1);
+        let known = !self.delivered.insert(block.1);
         if let Some(at) = self.position(block.1) {
             if self.branch[at].missing {
                 self.branch[at].missing = false;
@@ -97,7 +97,7 @@ impl Walk {
             return Moved::Extended;
         }
         // The next head continues from the walk's top, so this head was misplaced.
-        let belongs_elsewhere = self.told.contains(&parent) && next.is_some_and(|(_, after)| after == top.1);
+        let belongs_elsewhere = self.delivered.contains(&parent) && next.is_some_and(|(_, after)| after == top.1);
         if belongs_elsewhere && !self.contains(block.1) {
             if known {
                 verdict.duplicated(|| format!("head {}", name(block)));

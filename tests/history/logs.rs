@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use alloy_primitives::B256;
 
-use super::{At, Log, Told, Tree, Verdict, name};
+use super::{At, Delivered, Log, Tree, Verdict, name};
 
 /// Block hash and log index.
 type Key = (B256, u64);
@@ -123,8 +123,8 @@ impl Ledger {
         if at < removals.next || entry.skipped {
             removals.next = removals.next.saturating_sub(usize::from(at < removals.next));
             // Below the block of the last removal: correct if the chain dropped the two blocks one after the other.
-            let told_whole = removals.next >= self.live.len();
-            let apart = block.0 < last.0 && !entry.skipped && told_whole && tree.parts_between(block, last);
+            let removed_whole = removals.next >= self.live.len();
+            let apart = block.0 < last.0 && !entry.skipped && removed_whole && tree.parts_between(block, last);
             if apart {
                 removals.next = at;
                 self.skip(at, |entry| entry.block == block);
@@ -196,7 +196,7 @@ impl Ledger {
         tree: &Tree,
         block: At,
         log: &Log,
-        rest: &[Told],
+        rest: &[Delivered],
         elsewhere: bool,
         verdict: &mut Verdict,
     ) -> bool {
@@ -210,7 +210,7 @@ impl Ledger {
         }
         if self.undone_early.remove(&key) {
             self.gone.insert(key);
-            verdict.misordered(|| format!("removal of {} before it was told", words()));
+            verdict.misordered(|| format!("removal of {} before it was delivered", words()));
             return false;
         }
         if let Some(at) = self.position(key) {
@@ -252,13 +252,13 @@ impl Ledger {
         // Delivered again after its removal: correct if the chain returned to its block; then the log stays or is
         // removed again.
         let returned = || {
-            rest.iter().find_map(|told| match told {
-                Told::Log {
+            rest.iter().find_map(|delivered| match delivered {
+                Delivered::Log {
                     block: other,
                     log: again,
                     removed: true,
                 } => (*other == block && again == log).then_some(true),
-                Told::Log {
+                Delivered::Log {
                     block: next,
                     removed: false,
                     ..
@@ -358,7 +358,7 @@ impl Ledger {
                 .is_some_and(|logs| logs.iter().any(|log| log.index == *index));
             let words = || {
                 format!(
-                    "log {index} of block {}, whose removal was told",
+                    "log {index} of block {}, whose removal was delivered",
                     &hash.to_string()[..10]
                 )
             };

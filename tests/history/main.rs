@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, keccak256};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use history::{CanonBlock, Canonical, Log, Record, Start, Told, Verdict, check, check_cut};
+use history::{CanonBlock, Canonical, Delivered, Log, Record, Start, Verdict, check, check_cut};
 
 #[path = "mod.rs"]
 mod history;
@@ -19,9 +19,9 @@ struct World {
     heads: bool,
     logs: bool,
     filter: fn(&Log) -> bool,
-    told: Vec<Told>,
+    delivered: Vec<Delivered>,
     /// Logs delivered and not removed, by block.
-    delivered: Vec<(B256, Vec<Log>)>,
+    live_logs: Vec<(B256, Vec<Log>)>,
     /// Blocks dropped last, oldest first.
     left: Vec<B256>,
     /// `true` if block numbers may have holes.
@@ -37,12 +37,12 @@ impl World {
             heads,
             logs,
             filter,
-            told: vec![Told::Subscribed {
+            delivered: vec![Delivered::Subscribed {
                 heads,
                 logs,
                 from: Start::Live,
             }],
-            delivered: Vec::new(),
+            live_logs: Vec::new(),
             left: Vec::new(),
             holes,
         };
@@ -90,7 +90,7 @@ impl World {
         self.canonical.push(hash);
         let block = self.blocks[&hash].clone();
         if self.heads {
-            self.told.push(Told::Head {
+            self.delivered.push(Delivered::Head {
                 number: block.number,
                 hash,
                 parent: block.parent,
@@ -99,14 +99,14 @@ impl World {
         if self.logs {
             let logs: Vec<_> = block.logs.iter().filter(|log| (self.filter)(log)).cloned().collect();
             self.tell(&block, &logs, false);
-            self.delivered.push((hash, logs));
+            self.live_logs.push((hash, logs));
         }
     }
 
     fn tell(&mut self, block: &CanonBlock, logs: &[Log], removed: bool) {
         let block = (block.number, block.hash);
-        let told = logs.iter().cloned().map(|log| Told::Log { block, log, removed });
-        self.told.extend(told);
+        let delivered = logs.iter().cloned().map(|log| Delivered::Log { block, log, removed });
+        self.delivered.extend(delivered);
     }
 
     /// Drops the newest `depth` blocks and removes their logs, the oldest block's first.
@@ -114,16 +114,16 @@ impl World {
         let from = (self.canonical.len() - depth).max(1);
         self.left = self.canonical.split_off(from);
         for hash in self.left.clone() {
-            if let Some(at) = self.delivered.iter().position(|(delivered, _)| *delivered == hash) {
-                let (_, logs) = self.delivered.remove(at);
+            if let Some(at) = self.live_logs.iter().position(|(block, _)| *block == hash) {
+                let (_, logs) = self.live_logs.remove(at);
                 self.tell(&self.blocks[&hash].clone(), &logs, true);
             }
         }
     }
 
     fn reconnect(&mut self) {
-        let last = self.told.iter().rev().find_map(|told| match told {
-            Told::Log {
+        let last = self.delivered.iter().rev().find_map(|delivered| match delivered {
+            Delivered::Log {
                 block,
                 log,
                 removed: false,
@@ -131,7 +131,7 @@ impl World {
             _ => None,
         });
         let from = last.unwrap_or(Start::FromBlock(100));
-        self.told.push(Told::Subscribed {
+        self.delivered.push(Delivered::Subscribed {
             heads: self.heads,
             logs: self.logs,
             from,
@@ -189,7 +189,7 @@ impl World {
         (
             Record {
                 name: "client".into(),
-                told: self.told,
+                delivered: self.delivered,
             },
             canonical,
         )
@@ -224,13 +224,13 @@ fn each_record(seeds: u64, returns: bool, mut look: impl FnMut(Record, Canonical
 fn each_fault_is_found(
     seeds: u64,
     counter: fn(&Verdict) -> u64,
-    fault: impl Fn(&mut Vec<Told>, usize, &Canonical) -> bool,
+    fault: impl Fn(&mut Vec<Delivered>, usize, &Canonical) -> bool,
 ) {
     let (mut faults, mut counted_again) = (0, 0);
     each_record(seeds, false, |record, canonical, filter| {
-        for at in 0..record.told.len() {
+        for at in 0..record.delivered.len() {
             let mut broken = record.clone();
-            if !fault(&mut broken.told, at, &canonical) {
+            if !fault(&mut broken.delivered, at, &canonical) {
                 continue;
             }
             let verdict = check(&broken, &canonical, filter, 100);
@@ -253,27 +253,27 @@ fn each_fault_is_found(
 }
 
 fn show(record: &Record, fault: usize) {
-    for (at, told) in record.told.iter().enumerate() {
+    for (at, delivered) in record.delivered.iter().enumerate() {
         let mark = if at == fault { " <- fault" } else { "" };
-        match told {
-            Told::Head { number, hash, parent } => {
+        match delivered {
+            Delivered::Head { number, hash, parent } => {
                 eprintln!(
                     "head {number} {} < {}{mark}",
                     &hash.to_string()[..10],
                     &parent.to_string()[..10]
                 );
             }
-            Told::Log { block, log, removed } => {
+            Delivered::Log { block, log, removed } => {
                 let word = if *removed { "undo" } else { "log" };
                 eprintln!("{word} {} {} {}{mark}", block.0, &block.1.to_string()[..10], log.index);
             }
-            Told::Subscribed { from, .. } => eprintln!("subscribed {from:?}{mark}"),
+            Delivered::Subscribed { from, .. } => eprintln!("subscribed {from:?}{mark}"),
         }
     }
 }
 
-fn is_event(told: &Told) -> bool {
-    !matches!(told, Told::Subscribed { .. })
+fn is_event(delivered: &Delivered) -> bool {
+    !matches!(delivered, Delivered::Subscribed { .. })
 }
 
 #[test]
@@ -292,9 +292,9 @@ fn right_records_are_clean() {
 #[test]
 fn right_records_are_clean_wherever_they_end() {
     each_record(60, true, |record, canonical, filter| {
-        for end in 0..record.told.len() {
+        for end in 0..record.delivered.len() {
             let mut cut = record.clone();
-            cut.told.truncate(end);
+            cut.delivered.truncate(end);
             let verdict = check_cut(&cut, &canonical, filter, 100);
             if !verdict.is_clean() {
                 show(&cut, usize::MAX);
@@ -321,11 +321,11 @@ fn right_records_are_clean_where_dropped_blocks_are_unknown() {
     });
 }
 
-/// Returns `true` if a head is on the client's branch after the events `told`.
-fn stands(told: &[Told], head: B256) -> bool {
+/// Returns `true` if a head is on the client's branch after the events `delivered`.
+fn stands(delivered: &[Delivered], head: B256) -> bool {
     let mut branch: Vec<B256> = Vec::new();
-    for told in told {
-        if let Told::Head { hash, parent, .. } = told {
+    for delivered in delivered {
+        if let Delivered::Head { hash, parent, .. } = delivered {
             branch.truncate(branch.iter().position(|block| block == parent).map_or(0, |at| at + 1));
             branch.push(*hash);
         }
@@ -338,11 +338,11 @@ fn whatever_is_lost_is_found() {
     each_fault_is_found(
         30,
         |verdict| verdict.lost,
-        |told, at, _| {
-            if let Told::Head { hash, .. } = told[at] {
-                let trace = told[at + 1..].iter().find_map(|told| match told {
-                    Told::Head { parent, .. } => Some(*parent == hash),
-                    Told::Log {
+        |delivered, at, _| {
+            if let Delivered::Head { hash, .. } = delivered[at] {
+                let trace = delivered[at + 1..].iter().find_map(|delivered| match delivered {
+                    Delivered::Head { parent, .. } => Some(*parent == hash),
+                    Delivered::Log {
                         block, removed: false, ..
                     } => Some(block.1 == hash),
                     _ => None,
@@ -352,8 +352,8 @@ fn whatever_is_lost_is_found() {
                     return false;
                 }
             }
-            is_event(&told[at]) && {
-                told.remove(at);
+            is_event(&delivered[at]) && {
+                delivered.remove(at);
                 true
             }
         },
@@ -366,17 +366,17 @@ fn whatever_is_told_twice_is_found() {
         each_fault_is_found(
             20,
             |verdict| verdict.duplicated,
-            |told, at, _| {
-                if !is_event(&told[at]) || at + later > told.len() {
+            |delivered, at, _| {
+                if !is_event(&delivered[at]) || at + later > delivered.len() {
                     return false;
                 }
                 // A head of a branch dropped meanwhile looks like a return to that branch.
-                if let Told::Head { hash, .. } = told[at]
-                    && !stands(&told[..at + later], hash)
+                if let Delivered::Head { hash, .. } = delivered[at]
+                    && !stands(&delivered[..at + later], hash)
                 {
                     return false;
                 }
-                told.insert(at + later, told[at].clone());
+                delivered.insert(at + later, delivered[at].clone());
                 true
             },
         );
@@ -402,8 +402,8 @@ fn parts_between(canonical: &Canonical, lower: B256, upper: B256) -> bool {
 
 #[test]
 fn whatever_is_swapped_is_found() {
-    let removed = |told: &Told| match told {
-        Told::Log {
+    let removed = |delivered: &Delivered| match delivered {
+        Delivered::Log {
             block, removed: true, ..
         } => Some(block.1),
         _ => None,
@@ -411,16 +411,19 @@ fn whatever_is_swapped_is_found() {
     each_fault_is_found(
         30,
         |verdict| verdict.misordered,
-        |told, at, canonical| {
-            let Some(next) = told.get(at + 1).filter(|next| is_event(&told[at]) && is_event(next)) else {
+        |delivered, at, canonical| {
+            let Some(next) = delivered
+                .get(at + 1)
+                .filter(|next| is_event(&delivered[at]) && is_event(next))
+            else {
                 return false;
             };
-            if let (Some(lower), Some(upper)) = (removed(&told[at]), removed(next))
+            if let (Some(lower), Some(upper)) = (removed(&delivered[at]), removed(next))
                 && parts_between(canonical, lower, upper)
             {
                 return false;
             }
-            told.swap(at, at + 1);
+            delivered.swap(at, at + 1);
             true
         },
     );
@@ -428,18 +431,18 @@ fn whatever_is_swapped_is_found() {
 
 #[test]
 fn what_cannot_be_is_found() {
-    let changed: [fn(&mut Told) -> bool; 2] = [
+    let changed: [fn(&mut Delivered) -> bool; 2] = [
         // The removal of a log that was never delivered.
-        |told| match told {
-            Told::Log { removed, log, .. } if *removed => {
+        |delivered| match delivered {
+            Delivered::Log { removed, log, .. } if *removed => {
                 log.index += 100;
                 true
             }
             _ => false,
         },
         // A log that differs from the block's.
-        |told| match told {
-            Told::Log { removed, log, .. } if !*removed => {
+        |delivered| match delivered {
+            Delivered::Log { removed, log, .. } if !*removed => {
                 log.data = B256::repeat_byte(7);
                 true
             }
@@ -448,9 +451,9 @@ fn what_cannot_be_is_found() {
     ];
     for change in changed {
         each_record(30, false, |record, canonical, filter| {
-            for at in 0..record.told.len() {
+            for at in 0..record.delivered.len() {
                 let mut broken = record.clone();
-                if change(&mut broken.told[at]) {
+                if change(&mut broken.delivered[at]) {
                     let verdict = check(&broken, &canonical, filter, 100);
                     assert!(verdict.contradictory > 0 && verdict.lost > 0, "{verdict}");
                 }
@@ -463,20 +466,20 @@ fn what_cannot_be_is_found() {
 fn removals_that_come_newest_block_first_are_out_of_order() {
     let (mut changed, mut found) = (0, 0);
     each_record(60, false, |mut record, canonical, filter| {
-        let removed = |told: &Told| match told {
-            Told::Log {
+        let removed = |delivered: &Delivered| match delivered {
+            Delivered::Log {
                 block, removed: true, ..
             } => Some(*block),
             _ => None,
         };
-        let before = record.told.clone();
+        let before = record.delivered.clone();
         for run in record
-            .told
+            .delivered
             .chunk_by_mut(|a, b| removed(a).is_some() && removed(b).is_some())
         {
-            run.sort_by_key(|told| removed(told).map(|block| std::cmp::Reverse(block.0)));
+            run.sort_by_key(|delivered| removed(delivered).map(|block| std::cmp::Reverse(block.0)));
         }
-        changed += usize::from(before != record.told);
+        changed += usize::from(before != record.delivered);
         found += usize::from(check(&record, &canonical, filter, 100).misordered > 0);
     });
     // Except for some with a branch between the two blocks: there the chain may have dropped one before the other.

@@ -33,12 +33,12 @@ pub struct Record {
     /// Name of the client, for the examples.
     pub name: String,
     /// Events in the order of arrival.
-    pub told: Vec<Told>,
+    pub delivered: Vec<Delivered>,
 }
 
 /// One event delivered to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Delivered {
     /// A `newHeads` notification.
     Head {
         /// The block's number.
@@ -204,7 +204,7 @@ impl fmt::Display for Verdict {
 /// is the client's log filter.
 pub fn check(record: &Record, canonical: &Canonical, filter: impl Fn(&Log) -> bool, from: u64) -> Verdict {
     let mut checker = Checker::new(canonical, filter, from);
-    checker.read(&record.told);
+    checker.read(&record.delivered);
     checker.arrive();
     checker.verdict(&record.name)
 }
@@ -213,7 +213,7 @@ pub fn check(record: &Record, canonical: &Canonical, filter: impl Fn(&Log) -> bo
 /// need not reach the newest block.
 pub fn check_cut(record: &Record, canonical: &Canonical, filter: impl Fn(&Log) -> bool, from: u64) -> Verdict {
     let mut checker = Checker::new(canonical, filter, from);
-    checker.read(&record.told);
+    checker.read(&record.delivered);
     checker.verdict(&record.name)
 }
 
@@ -343,15 +343,15 @@ impl Checker {
         }
     }
 
-    fn read(&mut self, told: &[Told]) {
-        for at in 0..told.len() {
-            self.apply(told, at);
+    fn read(&mut self, delivered: &[Delivered]) {
+        for at in 0..delivered.len() {
+            self.apply(delivered, at);
         }
     }
 
-    fn apply(&mut self, told: &[Told], at: usize) {
-        match &told[at] {
-            Told::Subscribed { heads, logs, from } => {
+    fn apply(&mut self, delivered: &[Delivered], at: usize) {
+        match &delivered[at] {
+            Delivered::Subscribed { heads, logs, from } => {
                 self.heads |= *heads;
                 self.logs |= *logs;
                 if matches!(from, Start::After(..)) {
@@ -359,7 +359,7 @@ impl Checker {
                     self.ledger.resumed();
                 }
             }
-            Told::Head { number, hash, parent } => {
+            Delivered::Head { number, hash, parent } => {
                 self.tree.add(
                     *hash,
                     Node {
@@ -368,22 +368,22 @@ impl Checker {
                         logs: None,
                     },
                 );
-                let next = told[at + 1..].iter().find_map(|told| match told {
-                    Told::Head { hash, parent, .. } => Some((*hash, *parent)),
+                let next = delivered[at + 1..].iter().find_map(|delivered| match delivered {
+                    Delivered::Head { hash, parent, .. } => Some((*hash, *parent)),
                     _ => None,
                 });
                 self.head((*number, *hash), *parent, next);
             }
-            Told::Log {
+            Delivered::Log {
                 block,
                 log,
                 removed: true,
             } => self.ledger.removed(&self.tree, *block, log, &mut self.verdict),
-            Told::Log {
+            Delivered::Log {
                 block,
                 log,
                 removed: false,
-            } => self.added(*block, log, &told[at + 1..]),
+            } => self.added(*block, log, &delivered[at + 1..]),
         }
     }
 
@@ -413,7 +413,7 @@ impl Checker {
         }
     }
 
-    fn added(&mut self, block: At, log: &Log, rest: &[Told]) {
+    fn added(&mut self, block: At, log: &Log, rest: &[Delivered]) {
         // The head of a block below `from` may have been announced before the subscription began.
         let announced = !self.heads || self.walk.contains(block.1) || (self.walk.is_empty() && block.0 < self.from);
         // A connection may end between the removals and the heads of the new branch. If the chain has returned to the

@@ -359,8 +359,11 @@ async fn who_was_told_of_a_block_by_its_logs_is_answered_from_there() {
             "eth_getBlockReceipts" => json!([block.hash()]),
             _ => json!([filter]),
         };
-        let told = client.call(method, params).await;
-        assert!(told.to_string().contains(&block.hash().to_string()), "{method}: {told}");
+        let received = client.call(method, params).await;
+        assert!(
+            received.to_string().contains(&block.hash().to_string()),
+            "{method}: {received}"
+        );
         let number = client.call("eth_blockNumber", json!([])).await;
         assert_eq!(number["result"], format!("{:#x}", block.number()), "{method}");
     }

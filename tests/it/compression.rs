@@ -122,19 +122,19 @@ async fn a_compressed_client_is_told_what_a_plain_one_is() {
             wire.received = 0;
         }
         let mut story = adopted(&rig.control.mine_many(3));
-        let mut told = plain.events(story.len()).await;
+        let mut arrived = plain.events(story.len()).await;
         let reorg = reorged(&rig.control.reorg(2, 3).unwrap());
-        told.extend(plain.events(reorg.len()).await);
+        arrived.extend(plain.events(reorg.len()).await);
         story.extend(reorg);
-        assert_eq!(told.iter().map(Event::line).collect::<Vec<_>>(), story);
+        assert_eq!(arrived.iter().map(Event::line).collect::<Vec<_>>(), story);
         for wire in keeping.iter_mut().chain(&mut forgetting) {
-            for event in &told {
+            for event in &arrived {
                 let (text, deflated) = wire.inflated().await;
                 assert!(deflated, "{text}");
                 assert_eq!(Event::parse(&text).payload, event.payload);
             }
         }
-        let plain: usize = told.iter().map(|event| event.payload.len() + 118).sum();
+        let plain: usize = arrived.iter().map(|event| event.payload.len() + 118).sum();
         let share = |wire: &Wire| 1.0 - wire.received as f64 / plain as f64;
         let saved: f64 = keeping.iter().chain(&forgetting).map(share).sum();
         let counted = rig.metric("headwater_saved_bytes_total").await / plain as f64;
@@ -181,8 +181,8 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
     wire.send(PING, "between").await;
     wire.send(TEXT, &long).await;
     wire.send(TEXT, unsubscribe.to_string()).await;
-    let (mut told, mut of_ended, mut is_over, mut pongs, mut answers) = (Vec::new(), 0, false, 0, 0);
-    while told.len() < story.len() || !is_over {
+    let (mut arrived, mut of_ended, mut is_over, mut pongs, mut answers) = (Vec::new(), 0, false, 0, 0);
+    while arrived.len() < story.len() || !is_over {
         let (first, payload) = wire.frame().await;
         if first == PONG {
             pongs += 1;
@@ -202,11 +202,16 @@ async fn nothing_is_read_of_a_subscription_that_was_ended_amid_a_burst() {
                 of_ended += 1;
             } else {
                 assert_eq!(event.subscription, stays.as_str().unwrap());
-                told.push(event.line());
+                arrived.push(event.line());
             }
         }
     }
-    assert!(told == story, "of {} logs it was told {}", story.len(), told.len());
+    assert!(
+        arrived == story,
+        "of {} logs it was arrived {}",
+        story.len(),
+        arrived.len()
+    );
     assert_eq!((pongs, answers), (1, 1));
     assert!((1..story.len()).contains(&of_ended), "{of_ended}: amid the burst");
     wire.works().await;
@@ -237,17 +242,21 @@ async fn a_client_is_cut_amid_a_batch() {
         }
         story.extend(lines);
     }
-    let mut told = Vec::new();
+    let mut arrived = Vec::new();
     loop {
         let (first, payload) = stalled.frame().await;
         if first == CLOSE {
             assert_eq!(payload[..2], 1013_u16.to_be_bytes());
             break;
         }
-        told.push(Event::parse(&stalled.message(first, payload).0).line());
+        arrived.push(Event::parse(&stalled.message(first, payload).0).line());
     }
-    assert!(told.len() < story.len() && told.len() % 300 != 0, "{}", told.len());
-    assert!(told == story[..told.len()], "{}", told.len());
+    assert!(
+        arrived.len() < story.len() && arrived.len() % 300 != 0,
+        "{}",
+        arrived.len()
+    );
+    assert!(arrived == story[..arrived.len()], "{}", arrived.len());
     drop(stalled);
     eventually("it is counted", async || {
         rig.metric(r#"headwater_closes_total{reason="slow_consumer"}"#).await >= 1.0

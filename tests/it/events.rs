@@ -494,8 +494,8 @@ async fn equal_subscriptions_have_ids_of_their_own_and_get_a_copy_each() {
                     .all(|(i, log)| log.json()["logIndex"] == format!("{i:#x}"))
             );
         }
-        let told: std::collections::BTreeSet<_> = events.iter().map(|event| &event.subscription).collect();
-        assert_eq!(told.len(), 6);
+        let received: std::collections::BTreeSet<_> = events.iter().map(|event| &event.subscription).collect();
+        assert_eq!(received.len(), 6);
     }
     assert_eq!(client.unsubscribe(&ids[0]).await["result"], true);
     rig.control.mine();
@@ -554,9 +554,9 @@ async fn reorgs_faster_than_they_can_be_walked_add_up() {
     while live != expected {
         let line = client.line().await;
         if let Some(log) = line.strip_prefix("undo ") {
-            assert!(live.remove(log), "{log} was never told, or is gone already");
+            assert!(live.remove(log), "{log} was never received, or is gone already");
         } else if let Some(log) = line.strip_prefix("log ") {
-            assert!(live.insert(log.to_owned()), "{log} is told twice");
+            assert!(live.insert(log.to_owned()), "{log} is received twice");
         }
     }
     rig.nothing_else(&mut client).await;

@@ -506,7 +506,7 @@ async fn many_random_reorgs_above_the_level_leave_one_walk_without_gaps() {
         let start = rig.control.head().number();
         let options = json!({"confirmations": depth + 1});
         let mut live = both(&rig, &options).await;
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         let mut resumed = both(&rig, &options).await;
         let mut cut = start - depth;
         for _ in 0..25 {
@@ -533,8 +533,8 @@ async fn many_random_reorgs_above_the_level_leave_one_walk_without_gaps() {
         }
         rig.control.mine_many(depth);
         let head = rig.control.head().number();
-        told.extend(adopted(&canonical(&rig.control, start - depth + 1..head - depth + 1)));
-        live.expect(told).await;
+        received.extend(adopted(&canonical(&rig.control, start - depth + 1..head - depth + 1)));
+        live.expect(received).await;
         resumed
             .expect(adopted(&canonical(&rig.control, cut + 1..head - depth + 1)))
             .await;

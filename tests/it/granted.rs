@@ -307,7 +307,10 @@ async fn a_stream_that_nobody_owns_is_ended_and_counted() {
         node.send_all(&notification("eth_subscription", "0xbb", "result", &json!(n)));
     }
     eventually("they are counted", async || {
-        proxy.metric("headwater_upstream_ownerless_events_total").await == 20.0
+        proxy
+            .metric("headwater_upstream_unknown_subscription_events_total")
+            .await
+            == 20.0
     })
     .await;
     eventually("it is ended", async || {

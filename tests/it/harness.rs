@@ -533,9 +533,9 @@ impl Client {
     /// Reads as many notifications as the story has lines, and compares each.
     pub async fn expect(&mut self, story: Vec<String>) {
         for (i, line) in story.iter().enumerate() {
-            let told = tokio::time::timeout(PATIENCE - Duration::from_secs(1), self.event()).await;
-            let told = told.map_or("nothing".to_owned(), |event| event.line());
-            assert_eq!(told, *line, "after {:?}", &story[i.saturating_sub(8)..i]);
+            let received = tokio::time::timeout(PATIENCE - Duration::from_secs(1), self.event()).await;
+            let received = received.map_or("nothing".to_owned(), |event| event.line());
+            assert_eq!(received, *line, "after {:?}", &story[i.saturating_sub(8)..i]);
         }
     }
 

@@ -66,8 +66,8 @@ impl Sparse {
         let (kept, gone) = canonical.split_at(canonical.len() - depth);
         self.branch += 1;
         // Logs from before the watcher subscribed are not removed for it.
-        let told = |made: &&Made| self.adopted.iter().any(|own| own.hash() == made.hash());
-        let mut story: Vec<String> = gone.iter().filter(told).flat_map(Made::dropped).collect();
+        let received = |made: &&Made| self.adopted.iter().any(|own| own.hash() == made.hash());
+        let mut story: Vec<String> = gone.iter().filter(received).flat_map(Made::dropped).collect();
         let mut parent = kept.last().unwrap().clone();
         let length = self.random.usize(1..5);
         for block in 1..=length {

@@ -205,7 +205,7 @@ async fn a_chain_that_really_jumps_is_followed_when_a_second_node_says_so() {
     let jump = || Mine::logs(1).number(JUMP).parent(word("missed"));
     three.nodes[0].mine(jump());
     // One node alone is not believed.
-    eventually("it has told", async || {
+    eventually("it has received", async || {
         three.proxy.upstreams().await[0]["head"] == json!(JUMP)
     })
     .await;
@@ -248,8 +248,8 @@ async fn who_is_ahead_by_a_way_that_can_be_walked_is_believed() {
     let first: Vec<Vec<Made>> = nodes.iter().map(|node| node.mine_many(2, 1)).collect();
     bystander.sees(&first[0]).await;
     let missed: Vec<Made> = (0..300).map(|_| nodes[1].mine(Mine::logs(1).silent())).collect();
-    let told = nodes[1].mine(Mine::logs(1));
-    bystander.saw_only(&[missed, vec![told]].concat()).await;
+    let received = nodes[1].mine(Mine::logs(1));
+    bystander.saw_only(&[missed, vec![received]].concat()).await;
     assert_eq!(proxy.upstreams().await[1]["active"], true);
 }
 

@@ -67,7 +67,7 @@ async fn status_has_what_a_page_shows() {
     client.ask(FORWARDED).await;
 
     let mut updates = api.subscribe_status().await.unwrap();
-    let told = async {
+    let received = async {
         let mut before = None;
         loop {
             let mut status: Status = updates.next().await.unwrap().unwrap();
@@ -79,7 +79,7 @@ async fn status_has_what_a_page_shows() {
             before = Some(status);
         }
     };
-    let status = within("a full status", told).await;
+    let status = within("a full status", received).await;
     let head = status.head.unwrap();
     assert_eq!(head.hash, rig.control.head().hash());
     assert!(status.ready && !status.drained && status.not_ready.is_none());

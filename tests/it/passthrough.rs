@@ -32,13 +32,13 @@ fn calls(node: &Control, method: &str) -> u64 {
 }
 
 /// Returns the node's event, byte for byte.
-fn told(number: u64, of: &Value) -> String {
+fn received(number: u64, of: &Value) -> String {
     format!(r#"{{"number": "{number:#x}","of":{of}}}"#)
 }
 
 /// Reads up to this event. The event of the number before may come first, if the client got it on subscribing.
 async fn until(client: &mut Client, number: u64, of: &Value) {
-    let (earlier, wanted) = (told(number - 1, of), told(number, of));
+    let (earlier, wanted) = (received(number - 1, of), received(number, of));
     loop {
         let payload = client.event().await.payload;
         if payload == wanted {
@@ -64,7 +64,7 @@ async fn one_at_the_node_serves_all_who_ask_for_the_same() {
     let now = rig.control.head().number();
     // The node sends an event right behind its answer: the event is not lost.
     let event = first.event().await;
-    assert_eq!((event.payload, event.subscription), (told(now, &of), id.clone()));
+    assert_eq!((event.payload, event.subscription), (received(now, &of), id.clone()));
     let before = calls(&rig.control, "eth_subscribe");
     let mut second = rig.client().await;
     let text = r#"{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":[ "blockNumbers", {"b":[2],"a":1} ]}"#;
@@ -76,9 +76,9 @@ async fn one_at_the_node_serves_all_who_ask_for_the_same() {
     other.subscribe(numbers(&json!(7))).await;
     assert_eq!(at_node(&rig.control), 2);
     let block = rig.control.mine();
-    assert_eq!(first.event().await.payload, told(block.number(), &of));
+    assert_eq!(first.event().await.payload, received(block.number(), &of));
     let both = second.events(2).await;
-    assert!(both.iter().all(|event| event.payload == told(block.number(), &of)));
+    assert!(both.iter().all(|event| event.payload == received(block.number(), &of)));
     assert_ne!(both[0].subscription, both[1].subscription);
     until(&mut other, block.number(), &json!(7)).await;
     // The node's subscription ends with the last client's.
@@ -87,7 +87,7 @@ async fn one_at_the_node_serves_all_who_ask_for_the_same() {
     drop(other);
     eventually("the other is ended", async || at_node(&rig.control) == 1).await;
     rig.control.mine();
-    assert_eq!(second.event().await.payload, told(block.number() + 1, &of));
+    assert_eq!(second.event().await.payload, received(block.number() + 1, &of));
     drop(second);
     eventually("nobody wants any", async || at_node(&rig.control) == 0).await;
     assert_eq!(rig.metric(r#"headwater_subscriptions{kind="passthrough"}"#).await, 0.0);
@@ -144,7 +144,7 @@ async fn after_a_failover_it_is_made_anew_and_where_that_is_refused_its_clients_
         // The second node sends its present number at once, too.
         let event = client.event().await;
         assert_eq!(event.subscription, id, "its id stays");
-        if event.payload == told(block.number(), &of) {
+        if event.payload == received(block.number(), &of) {
             break;
         }
     }
@@ -171,11 +171,15 @@ async fn the_same_node_serves_it_again_after_its_connection_was_lost() {
     let of = Value::Null;
     client.subscribe(json!(["blockNumbers"])).await;
     let now = rig.control.head().number();
-    assert_eq!(client.event().await.payload, told(now, &of));
+    assert_eq!(client.event().await.payload, received(now, &of));
     rig.control.disconnect();
-    assert_eq!(client.event().await.payload, told(now, &of), "what it tells at first");
+    assert_eq!(
+        client.event().await.payload,
+        received(now, &of),
+        "what it tells at first"
+    );
     let block = rig.control.mine();
-    assert_eq!(client.event().await.payload, told(block.number(), &of));
+    assert_eq!(client.event().await.payload, received(block.number(), &of));
     assert_eq!(at_node(&rig.control), 1);
 }
 
@@ -251,7 +255,10 @@ async fn only_kinds_that_are_listed_are_passed_and_what_is_denied_is_denied() {
     let id = answer["result"].as_str().unwrap().to_owned();
     let now = listed.control.head().number();
     let expected = |number| {
-        let params = format!(r#"{{"subscription":"{id}","result":{}}}"#, told(number, &Value::Null));
+        let params = format!(
+            r#"{{"subscription":"{id}","result":{}}}"#,
+            received(number, &Value::Null)
+        );
         format!(r#"{{"jsonrpc":"2.0","method":"chain_subscription","params":{params}}}"#)
     };
     assert_eq!(client.next().await, expected(now));
@@ -413,7 +420,7 @@ async fn where_the_node_is_asked_too_much_it_is_asked_again_and_nobody_is_closed
     let event = client.event().await;
     assert_eq!(
         (event.subscription, event.payload),
-        (id, told(control.head().number(), &of))
+        (id, received(control.head().number(), &of))
     );
 }
 
@@ -482,8 +489,11 @@ async fn a_node_that_gives_two_one_id_serves_the_first() {
     let why = refused(&mut second, "eth_subscribe", numbers(&json!(2))).await;
     assert_eq!(why["message"], "the node gave two subscriptions the same id");
     front.say(event("0x77", "one"));
-    let told = first.event().await;
-    assert_eq!((told.subscription, told.payload), (id.clone(), r#""one""#.to_owned()));
+    let received = first.event().await;
+    assert_eq!(
+        (received.subscription, received.payload),
+        (id.clone(), r#""one""#.to_owned())
+    );
     // Events of an ended subscription are delivered to no client, whichever subscription gets its id next.
     first.unsubscribe(&id).await;
     eventually("it is ended", async || {
@@ -496,8 +506,8 @@ async fn a_node_that_gives_two_one_id_serves_the_first() {
     front.say(event("0x77", "still one"));
     let id = second.subscribe(numbers(&json!(2))).await;
     front.say(event("0x77", "two"));
-    let told = second.event().await;
-    assert_eq!((told.subscription, told.payload), (id, r#""two""#.to_owned()));
+    let received = second.event().await;
+    assert_eq!((received.subscription, received.payload), (id, r#""two""#.to_owned()));
     // The stream's connection and the one for calls: neither was opened anew.
     assert_eq!(node.handle().stats().connections_opened, 2);
 }

@@ -20,7 +20,7 @@ fn transaction(number: usize, input: usize) -> Value {
 }
 
 /// Reads `count` transactions of the client's only subscription.
-async fn told(client: &mut Client, count: usize) -> Vec<Value> {
+async fn received(client: &mut Client, count: usize) -> Vec<Value> {
     let events = client.events(count).await;
     events.iter().map(|event| event.json()).collect()
 }
@@ -65,7 +65,7 @@ async fn each_client_gets_all_in_order_whatever_arrives_together() {
         every_second(&whole, 0),
     ];
     for (client, wanted) in clients.iter_mut().zip(wanted) {
-        assert_eq!(told(client, wanted.len()).await, wanted);
+        assert_eq!(received(client, wanted.len()).await, wanted);
     }
     let (pending, heads): (Vec<_>, Vec<_>) = mixed
         .events(sent + blocks.len())
@@ -105,7 +105,7 @@ async fn a_client_that_does_not_read_loses_transactions_and_nobody_else_does() {
             .map(|number| transaction(number, INPUT))
             .collect();
         all.iter().for_each(|transaction| node.announce(transaction, PENDING));
-        assert_eq!(told(&mut reads, TOGETHER).await, all);
+        assert_eq!(received(&mut reads, TOGETHER).await, all);
     }
     let blocks = node.mine_many(1, 0);
     let mut got = Vec::new();

@@ -141,16 +141,16 @@ async fn receipts_are_selected_by_the_hash_of_their_transaction() {
         (&mut same, of(&[1])),
         (&mut others, of(&[2, 3, 4, 5])),
     ] {
-        let mut told = 0;
+        let mut received = 0;
         for block in &blocks {
             let hash = |index: usize| block.transactions()[index].hash();
             if (0..block.transactions().len()).any(|index| wanted(hash(index))) {
                 let expected = known(&rig, block, |index| wanted(hash(index))).await;
                 assert_eq!(client.event().await.payload, expected);
-                told += 1;
+                received += 1;
             }
         }
-        assert!(told > 0, "the blocks hold what is pending");
+        assert!(received > 0, "the blocks hold what is pending");
     }
     for _ in &blocks {
         assert_eq!(nothing.event().await.subscription, watched);

@@ -189,7 +189,7 @@ async fn a_failover_to_a_node_that_is_far_behind_closes_nobody() {
     loop {
         let head = client.event().await;
         let number = u64::from_str_radix(head.json()["number"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
-        assert!(number > 40, "head {number} lies behind what was told");
+        assert!(number > 40, "head {number} lies behind what was received");
         if head.json()["hash"] == json!(newest.hash()) {
             break;
         }

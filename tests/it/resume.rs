@@ -40,7 +40,7 @@ fn only(word: &str, story: Vec<String>) -> Vec<String> {
 
 /// Returns the story of a client that resumes on a branch that was left: the logs of `undone`, oldest block first,
 /// are removed, then `blocks` are adopted.
-fn told(undone: &[Arc<Block>], blocks: &[Arc<Block>]) -> Vec<String> {
+fn received(undone: &[Arc<Block>], blocks: &[Arc<Block>]) -> Vec<String> {
     let mut newest_first: Vec<Arc<Block>> = undone.to_vec();
     newest_first.reverse();
     [dropped(&newest_first), adopted(blocks)].concat()
@@ -63,7 +63,7 @@ async fn fifty_blocks_and_a_reorg(history: usize) {
     }
     let mut client = rig.client().await;
     resume_both(&mut client, &behind(&before[5])).await;
-    client.expect(told(&before[3..], &blocks)).await;
+    client.expect(received(&before[3..], &blocks)).await;
     rig.nothing_else(&mut client).await;
 }
 
@@ -91,7 +91,7 @@ async fn after_a_restart_of_the_proxy_nothing_is_missing() {
         .await;
     let mut on_the_old_branch = again.client().await;
     resume_both(&mut on_the_old_branch, &behind(&blocks[39])).await;
-    on_the_old_branch.expect(told(&blocks[38..], &branch.adopted)).await;
+    on_the_old_branch.expect(received(&blocks[38..], &branch.adopted)).await;
     let block = rig.control.mine();
     client.expect(adopted(std::slice::from_ref(&block))).await;
     on_the_old_branch.expect(adopted(&[block])).await;
@@ -127,7 +127,7 @@ async fn from_a_block_on() {
         // A reorg that reaches below the start removes only logs that the client got.
         if history > 12 {
             let reorg = rig.control.reorg(11, 12).unwrap();
-            client.expect(told(&blocks[2..], &reorg.adopted)).await;
+            client.expect(received(&blocks[2..], &reorg.adopted)).await;
         }
         let mut next = rig.client().await;
         let tip = rig.control.head().number();
@@ -360,7 +360,7 @@ async fn a_reorg_in_the_middle_of_the_past_is_told_of_what_was_sent() {
         match line.strip_prefix("undo ") {
             Some(log) => {
                 let at = live.iter().position(|own| own.strip_prefix("log ") == Some(log));
-                live.remove(at.expect("it was told"));
+                live.remove(at.expect("it was received"));
             }
             None => live.push(line),
         }

@@ -122,7 +122,7 @@ async fn a_query_that_makes_no_sense_is_answered_with_the_reason() {
             "kind=logs&after=x",
             400,
             -32602,
-            "after is no id of a server-sent event",
+            "after is not the id of a server-sent event",
         ),
         ("kind=logs&after=0x12", 400, -32602, "invalid"),
         ("kind=heads&fromBlock=latest", 400, -32602, "invalid"),
@@ -173,7 +173,7 @@ async fn a_query_that_makes_no_sense_is_answered_with_the_reason() {
 }
 
 /// Reads a stream of logs while the chain reorganises, with a mark behind each block; returns its messages and ids.
-async fn told(source: &mut Source, story: &[String]) -> Vec<Message> {
+async fn received(source: &mut Source, story: &[String]) -> Vec<Message> {
     let mut messages = Vec::new();
     for line in story {
         let message = source.message().await;
@@ -193,16 +193,16 @@ async fn it_resumes_exactly_after_each_event_within_a_removal_too() {
         let mut heads = Source::open(rig.address, "kind=heads").await;
         let first = [source.mark().await, blocks.mark().await, heads.mark().await];
         let mut story = logs(&rig.control.mine_many(3));
-        let mut messages = told(&mut source, &story).await;
+        let mut messages = received(&mut source, &story).await;
         for (depth, new) in [(2, 3), (1, 2)] {
             let reorg = rig.control.reorg(depth, new).unwrap();
             let part = [dropped(&reorg.dropped), logs(&reorg.adopted)].concat();
-            messages.extend(told(&mut source, &part).await);
+            messages.extend(received(&mut source, &part).await);
             story.extend(part);
         }
         let end = rig.control.mine();
         let part = logs(std::slice::from_ref(&end));
-        messages.extend(told(&mut source, &part).await);
+        messages.extend(received(&mut source, &part).await);
         story.extend(part);
         let last = source.mark().await;
         // What each event was followed by while the client was connected.
@@ -211,7 +211,7 @@ async fn it_resumes_exactly_after_each_event_within_a_removal_too() {
             let mut again = Source::open_behind(rig.address, "kind=logs", id).await;
             // A branch that was left for good is taken back, and what comes in between is not sent.
             let rest = remaining(&story, at);
-            let got = told(&mut again, &rest).await;
+            let got = received(&mut again, &rest).await;
             let expected: Vec<&str> = rest.iter().map(String::as_str).collect();
             assert_eq!(
                 got.iter().map(Message::line).collect::<Vec<_>>(),
@@ -259,7 +259,7 @@ async fn it_resumes_exactly_after_each_event_within_a_removal_too() {
     }
 }
 
-/// Returns what a client that has the first `at` events of a story still has to be told: logs that it has and that were
+/// Returns what a client that has the first `at` events of a story still has to be received: logs that it has and that were
 /// removed later, then those that stand in the end and that it lacks. Within a removal, the rest of it first.
 fn remaining(story: &[String], at: usize) -> Vec<String> {
     let key = |line: &str| line.split_once(' ').unwrap().1.to_owned();

@@ -120,12 +120,12 @@ async fn a_crowd_is_shown_out_one_after_the_other_and_served_until_then() {
     let story = adopted(&blocks);
     let mut served = 0;
     for client in &mut crowd {
-        let (told, code, _) = client.closed().await;
+        let (received, code, _) = client.closed().await;
         assert_eq!(code, 1012);
-        let told: Vec<String> = told.iter().map(|text| Event::parse(text).line()).collect();
+        let received: Vec<String> = received.iter().map(|text| Event::parse(text).line()).collect();
         // The events of the block that were delivered before the close frame.
-        assert!(story.starts_with(&told), "{told:?}");
-        served += usize::from(!told.is_empty());
+        assert!(story.starts_with(&received), "{received:?}");
+        served += usize::from(!received.is_empty());
     }
     assert!(served > 0, "somebody was still there");
     rig.proxy.ended().await.unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use headwater::devnet::{Block, Control, Reorg};
 
-use self::process::{Tail, told};
+use self::process::{Tail, received};
 use self::relay::Relay;
 use crate::harness::{Proxy, Rig, adopted, dropped, node};
 
@@ -44,18 +44,18 @@ impl Stage {
         &self.rig.control
     }
 
-    /// Starts a tail of heads and logs as JSON, and waits until it follows: until a block that is mined is told.
+    /// Starts a tail of heads and logs as JSON, and waits until it follows: until a block that is mined arrives.
     async fn tail(&self) -> Tail {
         self.following().await.0
     }
 
-    /// Starts a tail like [`Self::tail`]; also returns what it told so far.
+    /// Starts a tail like [`Self::tail`]; also returns what it received so far.
     async fn following(&self) -> (Tail, Vec<String>) {
         let mut tail = Tail::start(&self.relay.url(), "heads logs --json");
         let mut mined = vec![self.control().mine()];
         let first = loop {
             tokio::select! {
-                line = tail.json() => break told(&line),
+                line = tail.json() => break received(&line),
                 () = tokio::time::sleep(Duration::from_millis(200)) => mined.push(self.control().mine()),
             }
         };
@@ -67,7 +67,7 @@ impl Stage {
     }
 }
 
-/// Returns what is told of a reorg: logs and heads that are gone, then the new branch. headwater takes back all logs
+/// Returns what it prints of a reorg: logs and heads that are gone, then the new branch. headwater takes back all logs
 /// before a tail takes back the heads.
 fn reorged(at: At, reorg: &Reorg) -> Vec<String> {
     let oldest_first = reorg.dropped.iter().rev();
@@ -98,8 +98,8 @@ async fn what_happened_during_a_disconnect_is_told_once() {
     for at in BOTH {
         let stage = Stage::before(at).await;
         let mut tail = stage.tail().await;
-        let told = stage.control().mine_many(3);
-        tail.expect(&adopted(&told)).await;
+        let received = stage.control().mine_many(3);
+        tail.expect(&adopted(&received)).await;
         stage.relay.close();
         let missed = stage.control().mine_many(40);
         stage.rig.settled(stage.control()).await;
@@ -186,7 +186,7 @@ async fn whatever_breaks_each_event_is_told_once_and_the_end_is_the_nodes_chain(
                 // Some of it while the tail follows, the rest while it is away.
                 let until = tokio::time::Instant::now() + Duration::from_millis(random.u64(0..100));
                 while let Ok(line) = tokio::time::timeout_at(until, tail.json()).await {
-                    apply(&mut told_so_far, told(&line));
+                    apply(&mut told_so_far, received(&line));
                 }
             }
         }
@@ -195,7 +195,7 @@ async fn whatever_breaks_each_event_is_told_once_and_the_end_is_the_nodes_chain(
         let last = stage.control().mine();
         let end = adopted(&[last]).pop().unwrap();
         while told_so_far.last() != Some(&end) {
-            let line = told(&tail.json().await);
+            let line = received(&tail.json().await);
             apply(&mut told_so_far, line);
         }
         let first = told_so_far[0].clone();
@@ -213,7 +213,7 @@ async fn whatever_breaks_each_event_is_told_once_and_the_end_is_the_nodes_chain(
     }
 }
 
-/// Takes a line into account: what is removed must be there, and what is told must be new.
+/// Takes a line into account: what is removed must be there, and what is printed must be new.
 #[track_caller]
 fn apply(lines: &mut Vec<String>, line: String) {
     let earlier = match line.split_once(' ') {
@@ -227,7 +227,7 @@ fn apply(lines: &mut Vec<String>, line: String) {
             lines.remove(at.unwrap_or_else(|| panic!("{line:?} was not there: {lines:#?}")));
         }
         None => {
-            assert!(!lines.contains(&line), "{line:?} is told twice");
+            assert!(!lines.contains(&line), "{line:?} is received twice");
             lines.push(line);
         }
     }

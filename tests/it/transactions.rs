@@ -69,17 +69,17 @@ async fn pending_transactions_are_selected_by_sender_or_recipient() {
     assert!(all.iter().any(|tx| sent(tx)) && all.iter().any(|tx| received(tx)));
     for ((_, hashes, wants), (client, id)) in cases.iter().zip(&mut clients) {
         let wanted: Vec<_> = all.iter().filter(|tx| wants(tx)).map(|tx| json!(tx.hash())).collect();
-        let (mut told, mut others) = (Vec::new(), Vec::new());
+        let (mut arrived, mut others) = (Vec::new(), Vec::new());
         for Event { subscription, payload } in client.events(wanted.len() + all.len()).await {
             let payload: Value = serde_json::from_str(&payload).unwrap();
             if subscription == *id {
                 assert_eq!(payload.is_string(), *hashes, "{payload}");
-                told.push(if *hashes { payload } else { payload["hash"].clone() });
+                arrived.push(if *hashes { payload } else { payload["hash"].clone() });
             } else {
                 others.push(payload["hash"].clone());
             }
         }
-        assert_eq!(told, wanted);
+        assert_eq!(arrived, wanted);
         assert_eq!(others, all.iter().map(|tx| json!(tx.hash())).collect::<Vec<_>>());
     }
     // No other event was in flight.
@@ -137,7 +137,7 @@ async fn addresses_up_to_the_limit_and_not_one_more() {
 }
 
 /// Returns the story of a client with [`mined`] for the transactions that `wants` selects.
-fn told(word: &str, blocks: &[Arc<Block>], wants: impl Fn(&Transaction) -> bool) -> Vec<String> {
+fn events_of(word: &str, blocks: &[Arc<Block>], wants: impl Fn(&Transaction) -> bool) -> Vec<String> {
     let wanted = blocks
         .iter()
         .flat_map(|block| block.transactions())
@@ -200,7 +200,7 @@ async fn mined_transactions_are_the_nodes_own_and_stand_between_two_heads() {
                 assert_eq!(Some(event.line()), story.next());
             }
         }
-        let wanted = told("mined", std::slice::from_ref(block), |_| true);
+        let wanted = events_of("mined", std::slice::from_ref(block), |_| true);
         assert_eq!(transactions.iter().map(line).collect::<Vec<_>>(), wanted);
         for event in transactions {
             let hash = event.json()["transaction"]["hash"].clone();
@@ -242,10 +242,14 @@ async fn mined_transactions_are_selected_by_entries_of_sender_and_recipient() {
     received.subscribe(json!(["nodit_minedTransactions", options])).await;
     let blocks = rig.control.mine_many(30);
     let both = |tx: &Transaction| tx.from() == from && tx.to() == Some(to);
-    assert!(!told("", &blocks, both).is_empty());
-    expect(&mut some, told("mined", &blocks, |tx| both(tx) || tx.from() == other)).await;
-    expect(&mut all, told("mined", &blocks, |_| true)).await;
-    expect(&mut received, told("mined", &blocks, |tx| tx.to() == Some(to))).await;
+    assert!(!events_of("", &blocks, both).is_empty());
+    expect(
+        &mut some,
+        events_of("mined", &blocks, |tx| both(tx) || tx.from() == other),
+    )
+    .await;
+    expect(&mut all, events_of("mined", &blocks, |_| true)).await;
+    expect(&mut received, events_of("mined", &blocks, |tx| tx.to() == Some(to))).await;
 }
 
 #[tokio::test]
@@ -256,38 +260,42 @@ async fn removed_transactions_are_told_to_whom_they_were_sent_and_who_asked_for_
     let mut not_asked = mined(&rig, json!({"includeRemoved": false})).await;
     let first = rig.control.mine_many(3);
     for client in [&mut asked, &mut not_asked] {
-        expect(client, told("mined", &first, everything)).await;
+        expect(client, events_of("mined", &first, everything)).await;
     }
     let sender = first[2].transactions()[0].from();
     let options = json!({"includeRemoved": true, "hashesOnly": true, "addresses": [{"from": sender}]});
     let mut newcomer = mined(&rig, options).await;
     let second = [rig.control.mine()];
-    expect(&mut asked, told("mined", &second, everything)).await;
-    expect(&mut not_asked, told("mined", &second, everything)).await;
-    expect(&mut newcomer, told("mined", &second, |tx| tx.from() == sender)).await;
+    expect(&mut asked, events_of("mined", &second, everything)).await;
+    expect(&mut not_asked, events_of("mined", &second, everything)).await;
+    expect(&mut newcomer, events_of("mined", &second, |tx| tx.from() == sender)).await;
     let reorg = rig.control.reorg(3, 4).unwrap();
     // Oldest block first, as logs are.
     let dropped: Vec<_> = reorg.dropped.iter().rev().cloned().collect();
-    let removed = told("removed", &dropped, everything);
+    let removed = events_of("removed", &dropped, everything);
     expect(
         &mut asked,
-        [removed, told("mined", &reorg.adopted, everything)].concat(),
+        [removed, events_of("mined", &reorg.adopted, everything)].concat(),
     )
     .await;
-    expect(&mut not_asked, told("mined", &reorg.adopted, everything)).await;
+    expect(&mut not_asked, events_of("mined", &reorg.adopted, everything)).await;
     let own = |tx: &Transaction| tx.from() == sender;
     expect(
         &mut newcomer,
-        [told("removed", &second, own), told("mined", &reorg.adopted, own)].concat(),
+        [
+            events_of("removed", &second, own),
+            events_of("mined", &reorg.adopted, own),
+        ]
+        .concat(),
     )
     .await;
     // Back to the branch that was left: its transactions are mined once more.
     let reorg = rig.control.switch_back().unwrap();
     let dropped: Vec<_> = reorg.dropped.iter().rev().cloned().collect();
-    let removed = told("removed", &dropped, everything);
+    let removed = events_of("removed", &dropped, everything);
     expect(
         &mut asked,
-        [removed, told("mined", &reorg.adopted, everything)].concat(),
+        [removed, events_of("mined", &reorg.adopted, everything)].concat(),
     )
     .await;
 }
@@ -300,7 +308,7 @@ async fn after_an_outage_the_transactions_of_every_block_come_in_order() {
     take_away(&rig.control);
     let blocks = rig.control.mine_many(40);
     rig.control.set_faults(|faults| faults.refuse_connections = false);
-    expect(&mut client, told("mined", &blocks, |_| true)).await;
+    expect(&mut client, events_of("mined", &blocks, |_| true)).await;
     watcher.expect(adopted(&blocks)).await;
 }
 
@@ -326,7 +334,7 @@ async fn a_block_that_is_dropped_before_its_transactions_came_holds_nobody_up() 
     watcher.expect(story).await;
     fail(&[]);
     watcher.expect(adopted(&reorg.adopted[1..])).await;
-    expect(&mut client, told("mined", &reorg.adopted, |_| true)).await;
+    expect(&mut client, events_of("mined", &reorg.adopted, |_| true)).await;
 }
 
 #[tokio::test]
@@ -363,8 +371,8 @@ async fn before_the_first_block_the_answer_waits_for_it() {
     let blocks = [control.head(), control.mine()];
     // The first event may be of the block that the answer waited for.
     let event = client.event().await;
-    let story = told("mined", &blocks, |_| true);
-    let begins = story.iter().position(|told| *told == line(&event)).unwrap();
+    let story = events_of("mined", &blocks, |_| true);
+    let begins = story.iter().position(|arrived| *arrived == line(&event)).unwrap();
     assert!([0, 3].contains(&begins), "with a block's first");
     expect(&mut client, story[begins + 1..].to_vec()).await;
 }

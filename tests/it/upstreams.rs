@@ -670,7 +670,9 @@ async fn a_node_of_another_chain_is_refused_by_name() {
                 let stranger = &several.upstreams().await[1];
                 let why = format!("{name} {words}");
                 stranger["connected"] == false
-                    && stranger["refused"].as_str().is_some_and(|told| told.starts_with(&why))
+                    && stranger["refused"]
+                        .as_str()
+                        .is_some_and(|received| received.starts_with(&why))
             })
             .await;
             let mut client = several.proxy.watcher().await;
@@ -766,10 +768,10 @@ async fn whatever_fails_nothing_is_lost_and_nothing_told_twice(seed: u64) {
                 if removed == Some(true) {
                     assert!(
                         live.remove(&log),
-                        "seed {seed}: {log} was never told, or is gone already"
+                        "seed {seed}: {log} was never received, or is gone already"
                     );
                 } else {
-                    assert!(live.insert(log.clone()), "seed {seed}: {log} is told twice");
+                    assert!(live.insert(log.clone()), "seed {seed}: {log} is received twice");
                 }
             }
         }

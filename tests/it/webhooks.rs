@@ -465,7 +465,7 @@ async fn a_test_event_is_signed_and_its_outcome_is_one_line() {
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(
         cli::text(&output.stderr),
-        "headwater: \"b\" is no webhook: use one of a\n"
+        "headwater: \"b\" is not a configured webhook: use one of a\n"
     );
     assert!(!Path::new(&files.path("state")).exists(), "a test has no position");
 }

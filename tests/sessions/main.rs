@@ -347,7 +347,7 @@ async fn with_alloy(slow: Duration) {
         .channel_size(1 << 20)
         .await
         .unwrap();
-    let told = story.clone();
+    let received = story.clone();
     let reading = tokio::spawn(async move {
         loop {
             let seen = tokio::select! {
@@ -358,7 +358,7 @@ async fn with_alloy(slow: Duration) {
                     if log.removed { Seen::Undo(hash, index) } else { Seen::Log(hash, index) }
                 }
             };
-            told.push(seen);
+            received.push(seen);
             if !slow.is_zero() {
                 sleep(slow).await;
             }
@@ -402,7 +402,7 @@ async fn with_script(name: &str, command: &mut Command) {
     command.arg(world.url()).arg(slow).stdout(Stdio::piped());
     let mut child = Running(command.spawn().unwrap());
     let lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
-    let told = story.clone();
+    let received = story.clone();
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let words: Vec<&str> = line.split(' ').collect();
@@ -411,7 +411,7 @@ async fn with_script(name: &str, command: &mut Command) {
             };
             let index = u64::from_str_radix(index.trim_start_matches("0x"), 16).unwrap();
             let hash = hash.to_owned();
-            told.push(match what {
+            received.push(match what {
                 "head" => Seen::Head(hash),
                 "log" => Seen::Log(hash, index),
                 _ => Seen::Undo(hash, index),

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::fleet::Progress;
-use crate::history::{Log, Record, Start, Told};
+use crate::history::{Delivered, Log, Record, Start};
 use crate::plan::{Kind, Plan, Selection};
 
 /// Pause of a client before it reconnects.
@@ -268,13 +268,13 @@ impl Task {
     /// delivered.
     fn forget_undone(&mut self) {
         if let Some(at) = self.place.undoing.take() {
-            let undone = self.place.logs.drain(at..).map(|(block, log)| Told::Log {
+            let undone = self.place.logs.drain(at..).map(|(block, log)| Delivered::Log {
                 block,
                 log,
                 removed: true,
             });
             if let Some((record, _)) = &mut self.diary.lock().current {
-                record.told.extend(undone);
+                record.delivered.extend(undone);
             }
         }
     }
@@ -367,7 +367,7 @@ impl Task {
                         Some(ids) => {
                             let asks = match asked(&text, self.holes) {
                                 Some(answer) => self.answered(&answer),
-                                None => self.told(&text, ids).map(|number| (number, 0)),
+                                None => self.delivered(&text, ids).map(|number| (number, 0)),
                             };
                             // The server may not accept writes for a while if this client stops reading.
                             if let Some((number, again)) = asks
@@ -404,10 +404,10 @@ impl Task {
         let number = diary.ended.len();
         let record = || Record {
             name: format!("{} ({number})", self.name),
-            told: Vec::new(),
+            delivered: Vec::new(),
         };
         let (record, _) = diary.current.get_or_insert_with(|| (record(), next));
-        record.told.push(Told::Subscribed {
+        record.delivered.push(Delivered::Subscribed {
             heads: self.wants_heads(),
             logs: self.filter.is_some(),
             from: start,
@@ -430,7 +430,7 @@ impl Task {
     }
 
     /// Records a notification; returns the block number if it is a head.
-    fn told(&mut self, text: &str, [heads, logs]: &[Option<String>; 2]) -> Option<u64> {
+    fn delivered(&mut self, text: &str, [heads, logs]: &[Option<String>; 2]) -> Option<u64> {
         let notification = match serde_json::from_str::<Notification<'_>>(text) {
             Ok(notification) => notification.params,
             Err(error) => {
@@ -438,11 +438,11 @@ impl Task {
                 return None;
             }
         };
-        let told = if Some(notification.subscription) == heads.as_deref() {
+        let delivered = if Some(notification.subscription) == heads.as_deref() {
             serde_json::from_str(notification.result.get()).map(|head: HeadShape| {
                 self.place.head = Some(head.hash);
                 self.place.undoing = None;
-                Told::Head {
+                Delivered::Head {
                     number: head.number.to(),
                     hash: head.hash,
                     parent: head.parent_hash,
@@ -454,17 +454,17 @@ impl Task {
             self.complain(format!("an event of no subscription: {text}"));
             return None;
         };
-        match told {
-            Ok(told) => {
-                let number = match &told {
-                    Told::Head { number, .. } => Some(*number),
+        match delivered {
+            Ok(delivered) => {
+                let number = match &delivered {
+                    Delivered::Head { number, .. } => Some(*number),
                     _ => None,
                 };
                 let mut diary = self.diary.lock();
                 diary.events += 1;
                 diary.last_head = self.place.head;
                 if let Some((record, _)) = &mut diary.current {
-                    record.told.push(told);
+                    record.delivered.push(delivered);
                 }
                 number
             }
@@ -528,7 +528,7 @@ fn asked(text: &str, holes: bool) -> Option<Asked> {
 }
 
 impl Place {
-    fn log(&mut self, shape: LogShape) -> Told {
+    fn log(&mut self, shape: LogShape) -> Delivered {
         let (block, log) = (shape.block(), shape.log());
         self.lowest = Some(self.lowest.map_or(block.0, |lowest| lowest.min(block.0)));
         if shape.removed {
@@ -544,7 +544,7 @@ impl Place {
             self.undoing = None;
             self.logs.push((block, log.clone()));
         }
-        Told::Log {
+        Delivered::Log {
             block,
             log,
             removed: shape.removed,

@@ -40,7 +40,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use features::Features;
-use history::Told;
+use history::Delivered;
 use plan::Plan;
 use run::Outcome;
 
@@ -145,17 +145,17 @@ fn report(plan: &Plan, outcome: &Outcome) -> String {
         writeln!(text, "  {complaint}").unwrap();
     }
     if let (Some(record), true) = (&outcome.evidence, std::env::var_os("SEED").is_some()) {
-        writeln!(text, "what {} was told:", record.name).unwrap();
-        for told in &record.told {
-            match told {
-                Told::Head { number, hash, parent } => {
+        writeln!(text, "what {} was delivered:", record.name).unwrap();
+        for delivered in &record.delivered {
+            match delivered {
+                Delivered::Head { number, hash, parent } => {
                     writeln!(text, "  head {number} {} < {}", short(hash), short(parent))
                 }
-                Told::Log { block, log, removed } => {
+                Delivered::Log { block, log, removed } => {
                     let word = if *removed { "undo" } else { "log" };
                     writeln!(text, "  {word} {} {} {}", block.0, short(&block.1), log.index)
                 }
-                Told::Subscribed { from, .. } => writeln!(text, "  subscribed {from:?}"),
+                Delivered::Subscribed { from, .. } => writeln!(text, "  subscribed {from:?}"),
             }
             .unwrap();
         }

@@ -23,7 +23,7 @@ use crate::clock::{STEP, Still, step};
 use crate::consumer::Consumer;
 use crate::event_sources::EventSource;
 use crate::fleet::{Fleet, Progress};
-use crate::history::{self, Record, Start, Told, Verdict};
+use crate::history::{self, Delivered, Record, Start, Verdict};
 use crate::plan::{Act, Kind, Plan};
 use crate::sessions::SessionClient;
 use crate::trailing::Trailing;
@@ -356,8 +356,8 @@ async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
     let arrived = |client: &Client| {
         client.look(|diary| {
             let asked_for_later = diary.current.as_ref().is_some_and(|(record, _)| {
-                let started = record.told.iter().rev().find_map(|told| match told {
-                    Told::Subscribed { from, .. } => Some(from),
+                let started = record.delivered.iter().rev().find_map(|delivered| match delivered {
+                    Delivered::Subscribed { from, .. } => Some(from),
                     _ => None,
                 });
                 matches!(started, Some(Start::FromBlock(number)) if *number > newest.number())
@@ -370,9 +370,13 @@ async fn settled(fleet: &Fleet, clients: &[Client]) -> Vec<String> {
     while waited < RECOVERY {
         step().await;
         waited += STEP;
-        let told: u64 = clients.iter().map(|client| client.look(|diary| diary.events)).sum();
-        quiet = if told == events { quiet + STEP } else { Duration::ZERO };
-        events = told;
+        let delivered: u64 = clients.iter().map(|client| client.look(|diary| diary.events)).sum();
+        quiet = if delivered == events {
+            quiet + STEP
+        } else {
+            Duration::ZERO
+        };
+        events = delivered;
         if quiet >= QUIET {
             if waited > Duration::from_secs(15) && clients.iter().all(arrived) {
                 return Vec::new();
@@ -394,12 +398,12 @@ fn judge(plan: &Plan, fleet: &Fleet, clients: Vec<Client>, outcome: &mut Outcome
     let mut fingerprint = DefaultHasher::new();
     for client in clients {
         let diary = client.diary();
-        let told = diary
+        let delivered = diary
             .ended
             .iter()
             .chain(&diary.current)
-            .flat_map(|(record, _)| &record.told);
-        told.for_each(|told| fingerprint.write(format!("{told:?}").as_bytes()));
+            .flat_map(|(record, _)| &record.delivered);
+        delivered.for_each(|delivered| fingerprint.write(format!("{delivered:?}").as_bytes()));
         let selects = |log: &history::Log| selects(client.kind, &contracts, log);
         outcome.clients += 1;
         outcome.events += diary.events;

@@ -23,7 +23,7 @@ use crate::blocks::{BlockShape, Received};
 use crate::client::{self, HeadShape, LogShape, Notification, Params};
 use crate::consumer::{Consumer, Counts};
 use crate::fleet::Progress;
-use crate::history::{self, Canonical, Log, Record, Start, Told};
+use crate::history::{self, Canonical, Delivered, Log, Record, Start};
 use crate::plan::Plan;
 use crate::trailing::Level;
 
@@ -47,7 +47,7 @@ enum Last {
 struct Diary {
     state: State,
     /// Events of each connection: heads, and logs.
-    connections: Vec<(Vec<Told>, Vec<Told>)>,
+    connections: Vec<(Vec<Delivered>, Vec<Delivered>)>,
     counts: Counts,
     complaints: Vec<String>,
     subscribed: bool,
@@ -123,20 +123,20 @@ impl Consumer for SessionClient {
         let selects = |log: &Log| client::selects(self.wants.kind(), &self.contracts, log);
         // Within one connection everything comes once and in order.
         for (at, (heads, logs)) in diary.connections.iter().enumerate() {
-            let from = heads.iter().find_map(|told| match told {
-                Told::Head { number, .. } => Some(*number),
+            let from = heads.iter().find_map(|delivered| match delivered {
+                Delivered::Head { number, .. } => Some(*number),
                 _ => None,
             });
-            for (what, told, from) in [("heads", heads, from.unwrap_or(0)), ("logs", logs, u64::MAX)] {
+            for (what, delivered, from) in [("heads", heads, from.unwrap_or(0)), ("logs", logs, u64::MAX)] {
                 let mut record = Record {
                     name: format!("{what} of connection {at}"),
-                    told: vec![Told::Subscribed {
+                    delivered: vec![Delivered::Subscribed {
                         heads: what == "heads",
                         logs: what == "logs",
                         from: Start::After(B256::ZERO, None),
                     }],
                 };
-                record.told.extend(told.iter().cloned());
+                record.delivered.extend(delivered.iter().cloned());
                 let verdict = history::check_cut(&record, canonical, selects, from);
                 if !verdict.is_clean() {
                     faults.push(verdict.to_string());
@@ -327,7 +327,7 @@ impl Task {
         let last = match of {
             Of::Heads => serde_json::from_str::<HeadShape>(text).map(|head| {
                 repeated = state.heads.insert(head.hash, head.number.to()).is_some();
-                heads.push(Told::Head {
+                heads.push(Delivered::Head {
                     number: head.number.to(),
                     hash: head.hash,
                     parent: head.parent_hash,
@@ -339,7 +339,7 @@ impl Task {
                 let own = (block.0, log.clone(), !removed);
                 let before = state.logs.insert((block.1, log.index), own);
                 repeated = before.is_some_and(|(_, _, applied)| applied != removed);
-                logs.push(Told::Log { block, log, removed });
+                logs.push(Delivered::Log { block, log, removed });
                 None
             }),
             Of::Blocks => serde_json::from_str::<BlockShape>(text).map(|shape| {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::blocks::{BlockShape, Blocks};
 use crate::client::{self, HeadShape, LogShape};
-use crate::history::{self, Canonical, Log, Record, Start, Told};
+use crate::history::{self, Canonical, Delivered, Log, Record, Start};
 use crate::plan::{Kind, Selection};
 use crate::trailing::Level;
 
@@ -127,7 +127,7 @@ impl Story {
     /// begins.
     pub fn begin(&mut self, resumes: bool, first: u64) {
         let (record, _) = self.current.record.get_or_insert((Record::default(), first));
-        record.told.push(Told::Subscribed {
+        record.delivered.push(Delivered::Subscribed {
             heads: self.of == Of::Heads,
             logs: matches!(self.of, Of::Logs(_)),
             from: if resumes {
@@ -149,11 +149,11 @@ impl Story {
             return Err(format!("event {kind} of no subscription: {data}"));
         }
         let chapter = &mut self.current;
-        let told = match self.of {
+        let delivered = match self.of {
             Of::Heads => {
                 let head: HeadShape = serde_json::from_str(data).map_err(unreadable)?;
                 chapter.head = Some(head.hash);
-                Told::Head {
+                Delivered::Head {
                     number: head.number.to(),
                     hash: head.hash,
                     parent: head.parent_hash,
@@ -167,7 +167,7 @@ impl Story {
                 } else {
                     chapter.logs.insert((block.1, log.index));
                 }
-                Told::Log { block, log, removed }
+                Delivered::Log { block, log, removed }
             }
             Of::Blocks(level) => {
                 let shape: BlockShape = serde_json::from_str(data).map_err(unreadable)?;
@@ -178,7 +178,7 @@ impl Story {
             }
         };
         if let Some((record, _)) = &mut chapter.record {
-            record.told.push(told);
+            record.delivered.push(delivered);
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ const GAP: &str = "headwater.gap";
 
 /// Conduct of the receiver towards one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whim {
+enum Conduct {
     /// Takes the batch, and answers after this time.
     Take(Duration),
     /// Takes the batch; the end of the connection comes within the body of the answer.
@@ -55,7 +55,7 @@ enum Whim {
     End(Duration),
 }
 
-impl Whim {
+impl Conduct {
     fn draw(rng: &mut StdRng) -> Self {
         let ms = |rng: &mut StdRng, most| Duration::from_millis(rng.random_range(0..most));
         match rng.random_range(0..24) {
@@ -222,54 +222,54 @@ impl Task {
     async fn serve(self: Arc<Self>, socket: TcpStream) {
         let mut connection = Deliveries::new(socket);
         while let Some(delivery) = connection.next().await {
-            let whim = self.arrived(&delivery);
-            let (wait, answer) = match whim {
-                Whim::Take(wait) => (wait, "204 x\r\ncontent-length: 0\r\n\r\n".to_owned()),
-                Whim::TakeHalf => (Duration::ZERO, "200 x\r\ncontent-length: 9\r\n\r\n{".to_owned()),
-                Whim::Refuse(status) => {
+            let conduct = self.arrived(&delivery);
+            let (wait, answer) = match conduct {
+                Conduct::Take(wait) => (wait, "204 x\r\ncontent-length: 0\r\n\r\n".to_owned()),
+                Conduct::TakeHalf => (Duration::ZERO, "200 x\r\ncontent-length: 9\r\n\r\n{".to_owned()),
+                Conduct::Refuse(status) => {
                     let header = "retry-after: 1\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n";
                     (Duration::ZERO, format!("{status} x\r\n{header}"))
                 }
-                Whim::TakeSilently | Whim::Hang => {
+                Conduct::TakeSilently | Conduct::Hang => {
                     // Until the other side gives up.
                     let _ = connection.next().await;
                     return;
                 }
-                Whim::TakeAndEnd | Whim::End(_) => return,
+                Conduct::TakeAndEnd | Conduct::End(_) => return,
             };
             sleep(wait).await;
             let sent = connection
                 .socket
                 .write_all(format!("HTTP/1.1 {answer}").as_bytes())
                 .await;
-            if whim.takes() && sent.is_ok() {
+            if conduct.takes() && sent.is_ok() {
                 self.answered(delivery.id());
             }
-            if whim == Whim::TakeHalf {
+            if conduct == Conduct::TakeHalf {
                 return;
             }
         }
     }
 
     /// Checks a request, and takes its batch unless the receiver fails.
-    fn arrived(&self, delivery: &Delivery) -> Whim {
+    fn arrived(&self, delivery: &Delivery) -> Conduct {
         let mut inbox = self.inbox.lock();
         let inbox = &mut *inbox;
-        let whim = match inbox.failures {
-            MAX_FAILURES.. => Whim::Take(Duration::ZERO),
-            _ => Whim::draw(&mut inbox.rng),
+        let conduct = match inbox.failures {
+            MAX_FAILURES.. => Conduct::Take(Duration::ZERO),
+            _ => Conduct::draw(&mut inbox.rng),
         };
-        inbox.failures += usize::from(!matches!(whim, Whim::Take(_)));
-        if let Whim::End(away) = whim {
+        inbox.failures += usize::from(!matches!(conduct, Conduct::Take(_)));
+        if let Conduct::End(away) = conduct {
             inbox.away_until = Instant::now() + away;
         }
         let fault = self.check(inbox, delivery).err();
         inbox.complaints.extend(fault);
-        if whim.takes() {
+        if conduct.takes() {
             let fault = self.take(inbox).err();
             inbox.complaints.extend(fault);
         }
-        whim
+        conduct
     }
 
     /// Checks that a request is the last batch again, or the next one, and makes it the last.

@@ -247,7 +247,10 @@ async fn test_webhook(args: WebhookArgs) -> anyhow::Result<()> {
     let own = config.webhooks.iter().find(|own| *own.name == *name);
     let own = own.ok_or_else(|| match known.is_empty() {
         true => ConfigError("webhooks: there are none: give the configuration with --config FILE".into()),
-        false => ConfigError(format!("{name:?} is no webhook: use one of {}", known.join(", "))),
+        false => ConfigError(format!(
+            "{name:?} is not a configured webhook: use one of {}",
+            known.join(", ")
+        )),
     })?;
     // Fails if a provider is installed already, which serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());

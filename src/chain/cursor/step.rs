@@ -22,19 +22,19 @@ pub(super) fn from_number(number: u64, history: &History, page: &Page, needs: Ne
     }
     if number < oldest.number() && !page.joins(number, oldest.header.block) {
         let block = page.from(number);
-        let block = block.filter(|own| page.suffices(own, needs));
-        return block.map_or(Next::Below(number), |own| Next::Block(own.clone()));
+        let block = block.filter(|published| page.suffices(published, needs));
+        return block.map_or(Next::Below(number), |published| Next::Block(published.clone()));
     }
     match history.from(number) {
-        Some(own) => in_memory(own, history, page, needs),
+        Some(published) => in_memory(published, history, page, needs),
         None => Next::Below(number),
     }
 }
 
 /// Returns the step for a canonical block in memory, with its logs if they are needed.
-fn in_memory(own: &PublishedBlock, history: &History, page: &Page, needs: Needs) -> Next {
-    let block = own.header.block;
-    if own.awaits_logs && needs.logs() {
+fn in_memory(published: &PublishedBlock, history: &History, page: &Page, needs: Needs) -> Next {
+    let block = published.header.block;
+    if published.awaits_logs && needs.logs() {
         // A stream may join the live one before the tip's logs are delivered.
         let is_tip = history.tip().is_some_and(|tip| tip.header.block == block);
         return if is_tip {
@@ -43,14 +43,14 @@ fn in_memory(own: &PublishedBlock, history: &History, page: &Page, needs: Needs)
             Next::Awaited(block.number)
         };
     }
-    if own.logs.is_some() || !needs.logs() {
-        return Next::Block(own.clone());
+    if published.logs.is_some() || !needs.logs() {
+        return Next::Block(published.clone());
     }
     // Memory may have only the header.
     match page.find(block).and_then(|fetched| fetched.logs.clone()) {
         Some(logs) => Next::Block(PublishedBlock {
             logs: Some(logs),
-            ..own.clone()
+            ..published.clone()
         }),
         None => Next::Below(block.number),
     }
@@ -60,8 +60,10 @@ fn in_memory(own: &PublishedBlock, history: &History, page: &Page, needs: Needs)
 pub(super) fn behind(block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
     // If the chain abandoned this block and adopted it again, live subscriptions get its logs once more: a stream that
     // has them joins after that.
-    let own = history.at(block.number).filter(|own| own.header.block == block);
-    if matches!(needs, Needs::Logs | Needs::Blocks) && own.is_some_and(|own| own.awaits_logs) {
+    let published = history
+        .at(block.number)
+        .filter(|published| published.header.block == block);
+    if matches!(needs, Needs::Logs | Needs::Blocks) && published.is_some_and(|published| published.awaits_logs) {
         return Next::Awaited(block.number);
     }
     let next = match history.oldest() {
@@ -70,8 +72,14 @@ pub(super) fn behind(block: BlockRef, history: &History, page: &Page, needs: Nee
         _ => from_number(block.number.saturating_add(1), history, page, needs),
     };
     match next {
-        Next::Block(own) if !own.header.follows(block) => Next::Lost(block),
-        Next::Awaited(number) if history.at(number).is_none_or(|own| !own.header.follows(block)) => Next::Lost(block),
+        Next::Block(published) if !published.header.follows(block) => Next::Lost(block),
+        Next::Awaited(number)
+            if history
+                .at(number)
+                .is_none_or(|published| !published.header.follows(block)) =>
+        {
+            Next::Lost(block)
+        }
         // The tip has to be this very block, or the child of this block whose logs are being fetched.
         Next::Level | Next::Pending if !level(history, block) => Next::Lost(block),
         other => other,
@@ -82,7 +90,9 @@ pub(super) fn behind(block: BlockRef, history: &History, page: &Page, needs: Nee
 pub(super) fn resent(number: u64, block: BlockRef, history: &History, page: &Page, needs: Needs) -> Next {
     match from_number(number, history, page, needs) {
         // The page shows another branch.
-        Next::Block(own) if own.number() >= block.number && own.header.block != block => Next::Lost(block),
+        Next::Block(published) if published.number() >= block.number && published.header.block != block => {
+            Next::Lost(block)
+        }
         other => other,
     }
 }
@@ -90,8 +100,8 @@ pub(super) fn resent(number: u64, block: BlockRef, history: &History, page: &Pag
 /// Returns the next step within a block of which the logs up to an index were delivered.
 pub(super) fn rest_of(block: BlockRef, up_to: u64, history: &History, page: &Page, needs: Needs) -> Next {
     match from_number(block.number, history, page, needs) {
-        Next::Block(own) if own.header.block != block => Next::Lost(block),
-        Next::Block(own) => match own.logs {
+        Next::Block(published) if published.header.block != block => Next::Lost(block),
+        Next::Block(published) => match published.logs {
             Some(logs) => Next::Rest(logs, up_to),
             // The page left the logs out: none matches the stream's filter.
             None => behind(block, history, page, needs),
@@ -121,12 +131,12 @@ pub(super) fn dropped_since(
     let mut undo = VecDeque::new();
     let (mut at, mut up_to) = (block, up_to);
     while !history.is_canonical(at) {
-        let Some(own) = history.find(at.hash).filter(|_| at.number > 0) else {
+        let Some(published) = history.find(at.hash).filter(|_| at.number > 0) else {
             break;
         };
-        match &own.logs {
+        match &published.logs {
             Some(logs) => undo.push_front(Retraction {
-                header: own.header.clone(),
+                header: published.header.clone(),
                 logs: logs.clone(),
                 up_to,
             }),
@@ -136,13 +146,13 @@ pub(super) fn dropped_since(
         }
         up_to = None;
         blocks.push_front(at);
-        let parent = own.header.parent;
+        let parent = published.header.parent;
         // The parent's number is unknown as well; a search for it goes by the hash.
         let unknown = BlockRef {
             number: at.number - 1,
             hash: parent,
         };
-        at = history.find(parent).map_or(unknown, |own| own.header.block);
+        at = history.find(parent).map_or(unknown, |published| published.header.block);
     }
     (undo, AbandonedBranch { blocks, ancestor: at })
 }

@@ -107,6 +107,6 @@ proptest! {
                 prop_assert_eq!(history.tip().map(|tip| tip.header.block), Some(own.block));
             }
         }
-        prop_assert_eq!(history.stands_at(), Some(own.block));
+        prop_assert_eq!(history.head(), Some(own.block));
     }
 }

@@ -44,16 +44,16 @@ impl World {
     fn ask(&mut self, mut answer: impl FnMut(Question) -> Option<AttemptError>) -> String {
         let mut now = Duration::ZERO;
         let mut under_way: Vec<(Duration, Question, Option<AttemptError>)> = Vec::new();
-        let mut told = String::new();
+        let mut received = String::new();
         for _ in 0..10_000 {
             while let Some(question) = self.next(now) {
-                told += &format!("{}{} ", question.node.0, name(question.way));
+                received += &format!("{}{} ", question.node.0, name(question.way));
                 let fails = answer(question);
                 let takes = fails.map_or(question.within, |_| ms(1));
                 under_way.push((now + takes, question, fails));
             }
             if let Some(missing) = self.inquiry.over(now, &self.nodes) {
-                return format!("{told}{missing:?} @{}", now.as_secs());
+                return format!("{received}{missing:?} @{}", now.as_secs());
             }
             under_way.sort_by_key(|(at, ..)| *at);
             let wake = self.inquiry.wake(now);
@@ -66,7 +66,7 @@ impl World {
                 _ => now = wake,
             }
         }
-        panic!("it does not end: {told}");
+        panic!("it does not end: {received}");
     }
 }
 
@@ -85,8 +85,8 @@ fn name(way: FetchWay) -> &'static str {
 /// Returns the first `count` questions if every one fails as `answer` says.
 fn first(nodes: usize, ways: &'static [FetchWay], count: usize, answer: impl Fn(FetchWay) -> AttemptError) -> String {
     let mut world = World::new(nodes, ways);
-    let told = world.ask(|question| Some(answer(question.way)));
-    told.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
+    let received = world.ask(|question| Some(answer(question.way)));
+    received.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -123,9 +123,9 @@ fn it_ends_whatever_is_answered() {
             &FetchWay::RECEIPTS[..],
             &FetchWay::TRANSACTIONS[..],
         ] {
-            let told = World::new(nodes, ways).ask(|_| fails);
-            assert!(told.contains(ends), "{nodes} {fails:?}: {told}");
-            let asked = told.split_whitespace().count() - 2;
+            let received = World::new(nodes, ways).ask(|_| fails);
+            assert!(received.contains(ends), "{nodes} {fails:?}: {received}");
+            let asked = received.split_whitespace().count() - 2;
             assert!(asked <= 30 * nodes * ways.len(), "{nodes} {fails:?}: {asked} questions");
         }
     }
@@ -159,7 +159,7 @@ fn it_ends_whatever_is_answered() {
     }
     // An earlier rate limit is not the reason if no way is served.
     let mut count = 0;
-    let told = World::new(1, &FetchWay::TRANSACTIONS).ask(|_| {
+    let received = World::new(1, &FetchWay::TRANSACTIONS).ask(|_| {
         count += 1;
         Some(if count == 1 {
             AttemptError::Throttled
@@ -167,7 +167,7 @@ fn it_ends_whatever_is_answered() {
             AttemptError::NotServed
         })
     });
-    assert!(told.contains("NotServed @"), "{told}");
+    assert!(received.contains("NotServed @"), "{received}");
 }
 
 #[test]
@@ -236,8 +236,8 @@ fn time_without_a_node_is_not_asked_away() {
 #[test]
 fn the_next_block_goes_straight_to_what_works() {
     let mut world = World::new(1, &FetchWay::LOGS);
-    let told = world.ask(|question| (question.way != FetchWay::ReceiptsByHash).then_some(AttemptError::NotServed));
-    assert!(told.starts_with("0h 0n 0r "), "{told}");
+    let received = world.ask(|question| (question.way != FetchWay::ReceiptsByHash).then_some(AttemptError::NotServed));
+    assert!(received.starts_with("0h 0n 0r "), "{received}");
     let straight = |world: &mut World| {
         world.block(&FetchWay::LOGS);
         world.next(ms(0)).expect("a question").way

@@ -5,7 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use alloy_primitives::B256;
 
 use super::walk::{DENIED, tries_after};
-use super::{Past, Pipeline};
+use super::{Backfill, Pipeline};
 use crate::chain::source::BadAnswer;
 use crate::chain::{BlockRef, Header};
 
@@ -20,10 +20,10 @@ pub(in crate::chain) enum FetchRequest {
     TipBehind(BlockRef),
     /// The node's tip after a while, because the upstream that came into use in this round is behind ours.
     Settled(u64),
-    /// The first block at or above this number, a stepping stone towards a head that is far ahead.
+    /// The first block at or above this number, a waypoint towards a head that is far ahead.
     Stone(u64, u32),
     /// The parent of the oldest block.
-    Past(B256),
+    Backfill(B256),
 }
 
 /// Answer of a node; the `u32` is the number of attempts including this one.
@@ -39,8 +39,8 @@ pub(in crate::chain) enum FetchResult {
     Settled(u64, Option<Header>),
     /// Answer to [`FetchRequest::Stone`].
     Stone(u64, Result<Option<Header>, BadAnswer>, u32),
-    /// Answer to [`FetchRequest::Past`]; `None` if no node gives the block.
-    Past(B256, Option<Header>),
+    /// Answer to [`FetchRequest::Backfill`]; `None` if no node gives the block.
+    Backfill(B256, Option<Header>),
 }
 
 impl Pipeline {
@@ -104,14 +104,14 @@ impl Pipeline {
             }
             FetchResult::Stone(number, waypoint, attempts) => self.stone_fetched(number, waypoint, attempts),
             // An answer for another hash is from before the chain started anew.
-            FetchResult::Past(hash, found) if matches!(self.past, Past::Fetching(asked) if asked == hash) => {
+            FetchResult::Backfill(hash, found) if matches!(self.past, Backfill::Fetching(asked) if asked == hash) => {
                 self.past = match found {
-                    Some(header) => Past::Held(header),
-                    None => Past::Complete,
+                    Some(header) => Backfill::Held(header),
+                    None => Backfill::Complete,
                 };
                 self.backfill();
             }
-            FetchResult::Past(..) => {}
+            FetchResult::Backfill(..) => {}
         }
     }
 }

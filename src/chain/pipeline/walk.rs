@@ -1,4 +1,4 @@
-//! Walk from a head down to the known chain, by hash or by number, and the stepping stones towards a head that is too
+//! Walk from a head down to the known chain, by hash or by number, and the waypoints towards a head that is too
 //! far ahead for one walk.
 
 use alloy_primitives::B256;
@@ -102,9 +102,9 @@ impl Pipeline {
             let step = self.tracker.restart(head);
             return self.step(step);
         }
-        if self.tracker.needs().is_none() && !self.stone_wanted {
+        if self.tracker.needs().is_none() && !self.needs_waypoint {
             debug!(head = %head.block, waypoint, "far behind the node; catching up in steps");
-            self.stone_wanted = true;
+            self.needs_waypoint = true;
             self.asks.push(FetchRequest::Stone(waypoint, 0));
         }
         self.far = Some(head);
@@ -112,7 +112,7 @@ impl Pipeline {
 
     pub(super) fn stone_fetched(&mut self, number: u64, waypoint: Result<Option<Header>, BadAnswer>, attempts: u32) {
         if self.far.is_none() {
-            self.stone_wanted = false;
+            self.needs_waypoint = false;
             return;
         }
         match waypoint {
@@ -121,20 +121,20 @@ impl Pipeline {
                 self.asks.push(FetchRequest::Stone(number, 1))
             }
             Ok(Some(waypoint)) => {
-                self.stone_wanted = false;
+                self.needs_waypoint = false;
                 self.announced_stone(waypoint);
             }
             other => match tries_after(&other, attempts) {
                 Some(tries) => self.asks.push(FetchRequest::Stone(number, tries)),
                 None => {
-                    self.stone_wanted = false;
+                    self.needs_waypoint = false;
                     self.give_up_walk();
                 }
             },
         }
     }
 
-    /// Walks to a stepping stone, the first block at or above a number: few blocks lead there, whatever its own number.
+    /// Walks to a waypoint, the first block at or above a number: few blocks lead there, whatever its own number.
     fn announced_stone(&mut self, waypoint: Header) {
         let block = waypoint.block;
         let step = self.tracker.walk_to(waypoint);

@@ -76,7 +76,7 @@ fn check(words: &str, expect: Expect) {
                 None
             }
             ("<", to) => Some(ChainEvent::Rewind(block(to))),
-            ("_", own) => Some(ChainEvent::Past(header(own, B256::ZERO))),
+            ("_", own) => Some(ChainEvent::Backfilled(header(own, B256::ZERO))),
             ("!", _) => Some(ChainEvent::ContinuityLost(Loss::Replaced)),
             _ => {
                 let parent = state

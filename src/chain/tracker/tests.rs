@@ -159,7 +159,7 @@ fn a_reorg_during_a_walk_starts_another_and_late_answers_do_no_harm() {
 }
 
 #[test]
-fn a_gap_beyond_history_is_crossed_by_stepping_stones() {
+fn a_gap_beyond_history_is_crossed_by_waypoints() {
     check(
         "a1<g0 a20<a19 a5<a4 a21<a20 ?a4<a3 ?a3<a2 ?a2<a1 a21<a20 a9<a8",
         expect!["extend +a1; far 5; need a4; far 5; need a3; need a2; extend +a2 +a3 +a4 +a5; far 9; need a8"],
@@ -285,7 +285,7 @@ fn a_parent_that_every_node_denies_is_the_block_of_the_number_before() {
 }
 
 #[test]
-fn a_stepping_stone_may_be_above_its_number() {
+fn a_waypoint_may_be_above_its_number() {
     let mut tracker = Tracker::new(8);
     tracker.announce(header("a1", "g0"));
     assert_eq!(show(&tracker.announce(header("a90", "a89"))), "far 5");
@@ -337,7 +337,7 @@ proptest! {
             let head = tree[head.index(tree.len())].clone();
             let mut step = tracker.announce(head.clone());
             loop {
-                // After a stepping stone the head is announced again.
+                // After a waypoint the head is announced again.
                 if matches!(step, Step::Nothing) && model.last() != Some(&head.block.hash) { step = tracker.announce(head.clone()); }
                 step = match step {
                     Step::Need(hash) => tracker.supply(by_hash[&hash].clone()),

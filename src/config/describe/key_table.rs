@@ -58,7 +58,7 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "node.http_compression",
-        "HTTP nodes that are offered to compress their answers with zstd or gzip: auto (nodes on other machines), on (all), off (none). Limits of an answer hold for its text.",
+        "HTTP nodes that are offered to compress their answers with zstd or gzip: auto (nodes on other machines), on (all), off (none). Size limits apply to the decompressed answer.",
     ),
     (
         "node.max_in_flight",
@@ -143,7 +143,7 @@ pub(in crate::config) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "fleet.secret_file",
-        "File with a secret of at least 32 characters, the same at all headwaters of a tree, read at the start: quotas then hold for all of them together (docs/several.md). Empty: each headwater's quotas are its own.",
+        "File with a secret of at least 32 characters, the same at all headwaters of a tree, read at the start: quotas are then shared by all of them (docs/several.md). Empty: each headwater's quotas are its own.",
     ),
     (
         "fleet.exchange",

@@ -123,7 +123,7 @@ impl ClientWriter {
         self.recount(state);
         let after = (state.blockage.is_blocked(), state.held_until);
         if after != before && after != (false, None) {
-            state.tell();
+            state.notify_session();
         }
     }
 

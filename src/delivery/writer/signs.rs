@@ -9,7 +9,7 @@ use crate::delivery::CloseReason;
 #[derive(Clone, Copy, Debug)]
 pub struct LivenessSigns {
     /// Arrival of the last frame, at first the start of the connection; `None` for a client that sends none.
-    pub last_heard: Option<Moment>,
+    pub last_activity: Option<Moment>,
     /// Arrival of the first part of an unfinished message; `None` between messages.
     pub unfinished_since: Option<Moment>,
     /// Moment since which the socket takes no bytes; `None` if the socket takes them.
@@ -26,8 +26,8 @@ pub struct LivenessSigns {
 
 impl ClientWriter {
     /// Records that a frame arrived from the client.
-    pub fn heard(&self) {
-        self.last_heard.store(Some(self.shared.clock.now()));
+    pub fn note_activity(&self) {
+        self.last_activity.store(Some(self.shared.clock.now()));
     }
 
     /// Records that part of a message arrived; the time limit runs from the first part.
@@ -48,7 +48,7 @@ impl ClientWriter {
         let state = self.state.lock();
         let overdue = state.is_overdue(now, self.shared.limits.max_age);
         LivenessSigns {
-            last_heard: self.last_heard.load().filter(|_| !self.is_event_stream()),
+            last_activity: self.last_activity.load().filter(|_| !self.is_event_stream()),
             unfinished_since: self.unfinished_since.load(),
             blocked_since: state.blockage.since(),
             closing_since: state.closing_since,

@@ -185,11 +185,11 @@ impl State {
     /// Marks the connection as over; the first way is kept.
     pub(super) fn end(&mut self, over: Ended) {
         self.over.get_or_insert(over);
-        self.tell();
+        self.notify_session();
     }
 
-    /// Resolves when the session was [notified](Self::tell) since the last call.
-    pub(super) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Resolves when the session was [notified](Self::notify_session) since the last call.
+    pub(super) fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.news) {
             return Poll::Ready(());
         }
@@ -200,7 +200,7 @@ impl State {
     }
 
     /// Notifies the session that its waits have changed.
-    pub(super) fn tell(&mut self) {
+    pub(super) fn notify_session(&mut self) {
         self.news = true;
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -60,11 +60,11 @@ fn jwks(keys: &Value) -> Result<Option<Tokens>, TokenError> {
 fn a_token_says_who_on_which_plan_and_until_when() {
     let tokens = with_secret(|_| {});
     let exp = unix_now() + 60;
-    let told = tokens
+    let received = tokens
         .verify(&hs256(SECRET, &json!({"sub": "alice", "exp": exp})))
         .unwrap();
     assert_eq!(
-        (&*told.subject, &*told.plan, told.expires),
+        (&*received.subject, &*received.plan, received.expires),
         ("alice", "default", exp + LEEWAY)
     );
     let fraction = json!({"sub": "alice", "exp": exp as f64 + 0.5, "plan": "partner"});

@@ -27,7 +27,7 @@ fn used(units: u64, fresh_units: u64, connections: u32) -> AccountUse {
     }
 }
 
-/// Runs a story at member 0: `t400` lets time pass to 400 ms, `1` is heard; `1a5`, `1a5+2`, `1a5c3` records a line of
+/// Runs a story at member 0: `t400` lets time pass to 400 ms, `1` reports; `1a5`, `1a5+2`, `1a5c3` records a line of
 /// member 1: account a has used 5 units, 2 of them of late, and has 3 connections. Lines are numbered as they come, unless
 /// they end in `~`: such a one is older than all others. The outcome is what is charged.
 fn check(story: &str, expect: Expect) {
@@ -51,7 +51,7 @@ fn check(story: &str, expect: Expect) {
             continue;
         }
         let member = MemberId(word[..1].parse().unwrap());
-        ledger.hear(member, now);
+        ledger.record_contact(member, now);
         let Some(rest) = word.get(2..).filter(|rest| !rest.is_empty()) else {
             continue;
         };
@@ -154,16 +154,16 @@ fn places_of_all_that_are_heard_are_summed() {
 fn lines_without_places_are_forgotten_and_so_are_members() {
     let mut ledger = Ledger::new(MemberId(0), SILENCE, at(0));
     for member in [1, 2] {
-        assert!(ledger.hear(MemberId(member), at(0)));
+        assert!(ledger.record_contact(MemberId(member), at(0)));
     }
     ledger.record(MemberId(1), (account(0), 1, used(5, 5, 0)), at(0));
     ledger.record(MemberId(1), (account(1), 2, used(5, 5, 1)), at(0));
     ledger.record(MemberId(2), (account(1), 1, used(5, 5, 1)), at(0));
     ledger.record_own(account(2), used(5, 5, 0), at(0));
-    ledger.hear(MemberId(1), at(59_999));
+    ledger.record_contact(MemberId(1), at(59_999));
     ledger.expire(at(59_999));
     assert_eq!((ledger.len(), ledger.members.len()), (4, 3));
-    ledger.hear(MemberId(1), at(65_000));
+    ledger.record_contact(MemberId(1), at(65_000));
     ledger.expire(at(65_000));
     assert_eq!(
         (ledger.len(), ledger.members.len()),
@@ -201,7 +201,7 @@ fn a_flood_of_members_accounts_or_reports_is_bounded() {
 fn each_reader_gets_each_change_of_others_and_the_rest_with_its_next_report() {
     let mut ledger = Ledger::new(MemberId(0), SILENCE, at(0));
     for member in [1, 2] {
-        ledger.hear(MemberId(member), at(0));
+        ledger.record_contact(MemberId(member), at(0));
         for number in 0..4 {
             ledger.record(MemberId(member), (account(number), 1, used(1, 1, 0)), at(0));
         }
@@ -221,7 +221,7 @@ fn each_reader_gets_each_change_of_others_and_the_rest_with_its_next_report() {
     // Silent: its lines are not passed on, and are again when it is back.
     ledger.expire(at(401));
     assert_eq!(ledger.changes_for(MemberId(1), 0, 100).members.len(), 1);
-    ledger.hear(MemberId(2), at(402));
+    ledger.record_contact(MemberId(2), at(402));
     assert_eq!(lines(&ledger.changes_for(MemberId(1), second.version, 100)), [0, 4]);
 }
 
@@ -236,7 +236,7 @@ struct Edge {
     quota: crate::door::request_quota_tests::FakeQuota,
     ledger: Ledger,
     admitted: u64,
-    told: u64,
+    received: u64,
     reported: u64,
     seen: u64,
     /// Part of the interval at which it reports.
@@ -250,7 +250,7 @@ impl Tree {
             quota: quota(per_second, burst),
             ledger: Ledger::new(MemberId(number as u64 + 1), SILENCE, at(0)),
             admitted: 0,
-            told: 0,
+            received: 0,
             reported: 0,
             seen: 0,
             phase: phases[number],
@@ -272,8 +272,8 @@ impl Tree {
                 edge.admitted += 1;
             }
             if exchange.is_some_and(|every| millis % every == edge.phase) {
-                let own = used(edge.admitted, edge.admitted - edge.told, 1);
-                edge.told = edge.admitted;
+                let own = used(edge.admitted, edge.admitted - edge.received, 1);
+                edge.received = edge.admitted;
                 edge.ledger.record_own(account(0), own, now);
                 let report = edge.ledger.own_changes(edge.reported, 500);
                 edge.reported = report.version;
@@ -284,7 +284,7 @@ impl Tree {
                 let answer = self.root.changes_for(edge.id, edge.seen, 500);
                 edge.seen = answer.version;
                 for (member, lines) in answer.members {
-                    edge.ledger.hear(member, now);
+                    edge.ledger.record_contact(member, now);
                     for line in lines {
                         if let Some(charge) = edge.ledger.record(member, line, now) {
                             edge.quota.0.charge_foreign(charge.units.try_into().unwrap());
@@ -325,9 +325,9 @@ proptest! {
         rounds in prop::collection::vec((0_u8..3, 1_u64..50, any::<bool>()), 1..100),
     ) {
         let mut ledger = Ledger::new(MemberId(0), SILENCE, at(0));
-        let (mut sums, mut told, mut charged) = ([0; 3], [0; 3], 0);
+        let (mut sums, mut received, mut charged) = ([0; 3], [0; 3], 0);
         for member in 1..4 {
-            ledger.hear(MemberId(member), at(0));
+            ledger.record_contact(MemberId(member), at(0));
         }
         // The sum grows with each line that is new, and so serves as its number.
         let say = |ledger: &mut Ledger, member: usize, sum: u64, fresh: u64| {
@@ -342,9 +342,9 @@ proptest! {
             let member = usize::from(member);
             sums[member] += units;
             if arrives {
-                charged += say(&mut ledger, member, sums[member], sums[member] - told[member]);
-                charged += say(&mut ledger, member, sums[member], sums[member] - told[member]);
-                told[member] = sums[member];
+                charged += say(&mut ledger, member, sums[member], sums[member] - received[member]);
+                charged += say(&mut ledger, member, sums[member], sums[member] - received[member]);
+                received[member] = sums[member];
             }
         }
         for (member, sum) in sums.into_iter().enumerate() {
@@ -364,7 +364,7 @@ proptest! {
         let mut since = 0;
         let mut all = HashSet::new();
         for (count, (member, number, units)) in (1..).zip(lines) {
-            ledger.hear(MemberId(member), at(0));
+            ledger.record_contact(MemberId(member), at(0));
             ledger.record(MemberId(member), (account(number), count, used(units, 0, 0)), at(0));
             all.insert((member, number));
             let changes = ledger.changes_for(MemberId(1), since, max);

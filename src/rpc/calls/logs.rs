@@ -15,7 +15,7 @@ use crate::rpc::local_logs::{self, LocalRange, RangeQuery};
 use crate::rpc::method::Method;
 use crate::rpc::params::{self, BlockName};
 use crate::shares::{Charge, Full, Owner, Place};
-use crate::upstream::Ask;
+use crate::upstream::CallRequest;
 
 /// Longest wait for the logs of the newest block before a node is asked for them.
 const LOGS_WAIT: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ pub(super) const BUILDERS: usize = 2;
 pub(super) const MAX_BUILDS: usize = 64;
 
 impl Calls {
-    pub(super) async fn logs(&self, known: Method, mut ask: Ask) -> Answer {
+    pub(super) async fn logs(&self, known: Method, mut ask: CallRequest) -> Answer {
         let owner = ask.owner;
         let query = params::args(&ask.params).and_then(|args| RangeQuery::parse(&args));
         let mut late = false;
@@ -75,7 +75,7 @@ impl Calls {
         let mut changes = self.published.watch();
         let until = tokio::time::Instant::now() + LOGS_WAIT;
         loop {
-            let held = self.published.with_history(|history| match history.stands_at() {
+            let held = self.published.with_history(|history| match history.head() {
                 Some(head)
                     if query.last() != BlockName::Latest || self.unpublished_head.beyond(head.number).is_none() =>
                 {

@@ -10,7 +10,7 @@ use crate::rpc::cache::{By, CacheKey};
 use crate::rpc::cache_scope::{CacheScope, ChainSnapshot, FRESH, Route};
 use crate::rpc::method::{Basis, Method};
 use crate::rpc::params::{self, BlockName};
-use crate::upstream::{Ask, CallError};
+use crate::upstream::{CallError, CallRequest};
 
 /// Plan of a read.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct ReadPlan {
 
 impl Calls {
     /// Plans a read, and sets the nodes that may answer it.
-    pub(super) fn plan_read(&self, basis: Basis, ask: &mut Ask) -> ReadPlan {
+    pub(super) fn plan_read(&self, basis: Basis, ask: &mut CallRequest) -> ReadPlan {
         let mut snapshot = self.snapshot();
         let block = match (basis, params::args(&ask.params)) {
             (_, None) => Some(None),
@@ -59,14 +59,14 @@ impl Calls {
     }
 
     /// Returns the cached answer to a read.
-    pub(super) fn kept_answer(&self, plan: &ReadPlan, ask: &Ask) -> Option<Bytes> {
-        let of_final = || self.kept_final(&plan.snapshot, ask);
+    pub(super) fn cached_answer(&self, plan: &ReadPlan, ask: &CallRequest) -> Option<Bytes> {
+        let of_final = || self.cached_final(&plan.snapshot, ask);
         let kept = plan.of_transaction.then(of_final).flatten();
         kept.or_else(|| self.cache.get(plan.key.as_ref()?))
     }
 
     /// Answers a read whose answer is not cached.
-    pub(super) async fn read(&self, known: Method, ask: &Ask, plan: &ReadPlan) -> Answer {
+    pub(super) async fn read(&self, known: Method, ask: &CallRequest, plan: &ReadPlan) -> Answer {
         let ReadPlan {
             snapshot,
             block,
@@ -76,7 +76,7 @@ impl Calls {
         } = plan;
         let (block, of_transaction) = (*block, *of_transaction);
         let of_block = known.is_of_a_block_itself();
-        let tells_number = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
+        let returns_block = matches!(known.name, "eth_getBlockByNumber" | "eth_getBlockByHash");
         let head = snapshot.view.head;
         // Checks if the requested block is there: a node behind a balancer may not have the block that another node
         // announced.
@@ -91,7 +91,7 @@ impl Calls {
                 !is_null(json) || !self.is_published(number)
             }
             (Some(BlockName::Hash(hash)), Some(head)) if hash == head.hash => !is_null(json),
-            (Some(BlockName::Latest), Some(head)) if tells_number => {
+            (Some(BlockName::Latest), Some(head)) if returns_block => {
                 params::number_of(json, "number").is_some_and(|number| number >= head.number)
             }
             _ => true,
@@ -123,7 +123,7 @@ impl Calls {
         // A block parameter that is not understood here may name the pending block.
         let of_blocks = block != Some(None) && !(route.of_node && route.scope.is_none());
         if let (Ok(Outcome::Result(json)), By::Node, true) = (&answer, by, of_blocks) {
-            if tells_number {
+            if returns_block {
                 self.note_block_number(params::number_of(json, "number"));
             }
             if known.name == "eth_getBlockReceipts" {
@@ -164,7 +164,7 @@ impl Calls {
     }
 
     /// Caches a transaction or receipt of a final block for as long as the chain is the same.
-    fn keep_if_final(&self, snapshot: &ChainSnapshot, ask: &Ask, number: Option<u64>, json: &Bytes) {
+    fn keep_if_final(&self, snapshot: &ChainSnapshot, ask: &CallRequest, number: Option<u64>, json: &Bytes) {
         if let (Some(number), Some(newest)) = (number, snapshot.view.final_block)
             && number <= newest
             && let Some(key) = settled_key(snapshot, ask)
@@ -173,12 +173,12 @@ impl Calls {
         }
     }
 
-    fn kept_final(&self, snapshot: &ChainSnapshot, ask: &Ask) -> Option<Bytes> {
+    fn cached_final(&self, snapshot: &ChainSnapshot, ask: &CallRequest) -> Option<Bytes> {
         snapshot.view.final_block?;
         self.cache.get(&settled_key(snapshot, ask)?)
     }
 }
 
-fn settled_key(snapshot: &ChainSnapshot, ask: &Ask) -> Option<CacheKey> {
+fn settled_key(snapshot: &ChainSnapshot, ask: &CallRequest) -> Option<CacheKey> {
     key(CacheScope::Chain { epoch: snapshot.epoch }, ask)
 }

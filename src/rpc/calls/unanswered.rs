@@ -12,7 +12,7 @@ use crate::jsonrpc::{INVALID_REQUEST, Outcome, error, not_available};
 use crate::rpc::CallContext;
 use crate::rpc::method::{Method, Role};
 use crate::rpc::params;
-use crate::upstream::{Ask, MinHead, Repeat, Target};
+use crate::upstream::{CallRequest, MinHead, Repeat, Target};
 
 /// Outcome of the first step of a call.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(in crate::rpc) enum Begun {
 #[derive(Debug)]
 pub(in crate::rpc) struct Unanswered {
     pub(super) known: Method,
-    pub(super) ask: Ask,
+    pub(super) ask: CallRequest,
     pub(super) way: Way,
 }
 
@@ -76,7 +76,7 @@ impl Calls {
         if known.role == Role::Misspelt || !self.pool.serves(&method) {
             return answered(not_available(&method).into());
         }
-        let mut ask = Ask {
+        let mut ask = CallRequest {
             method,
             params,
             class: known.name,
@@ -94,7 +94,7 @@ impl Calls {
         let way = match known.role {
             Role::Read(basis) => {
                 let plan = self.plan_read(basis, &mut ask);
-                if let Some(kept) = self.kept_answer(&plan, &ask) {
+                if let Some(kept) = self.cached_answer(&plan, &ask) {
                     self.note(known, "memory", &caller.record);
                     return answered(Outcome::Result(kept));
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asked, Registry, Subscription};
+use super::{Registry, Subscription, UnconfirmedSubscription};
 use crate::delivery::Recipient;
 use crate::subscription::tables::IndexSlot;
 use crate::subscription::{Level, Start, event_id};
@@ -11,7 +11,7 @@ use crate::subscription::{Level, Start, event_id};
 #[derive(Clone, Debug)]
 pub struct Begins {
     recipient: Arc<Recipient>,
-    asked: Asked,
+    asked: UnconfirmedSubscription,
     live: Option<Arc<str>>,
 }
 
@@ -21,7 +21,7 @@ impl Subscription {
     pub fn begins(&self) -> Begins {
         Begins {
             recipient: self.recipient.clone(),
-            asked: self.asked(),
+            asked: self.unconfirmed(),
             live: self.start.clone(),
         }
     }

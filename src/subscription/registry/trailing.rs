@@ -7,7 +7,7 @@ use crate::subscription::trails::{Reached, TrailWork};
 use crate::subscription::{Level, LevelState};
 
 impl Registry {
-    /// Returns the state of each level that somebody subscribes to.
+    /// Returns the state of each level with subscriptions.
     #[must_use]
     pub fn levels(&self) -> Vec<LevelState> {
         self.tables.lock().trails.states()
@@ -21,7 +21,7 @@ impl Registry {
         self.tables.lock().trails.admit(level, owner)
     }
 
-    /// Returns the tags that somebody subscribes to; `None` if there is no subscription of any level.
+    /// Returns the tags that clients subscribe to; `None` if there is no subscription of any level.
     pub(in crate::subscription) fn wanted_tags(&self) -> Option<Vec<Tag>> {
         let tables = self.tables.lock();
         let trails = &tables.trails;

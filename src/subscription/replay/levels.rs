@@ -1,4 +1,4 @@
-//! Task of the levels of finality: asks the node in use for its tags at each head while somebody subscribes to them,
+//! Task of the levels of finality: asks the node in use for its tags at each head while a client subscribes to them,
 //! has the walks advance, and fetches the blocks that memory no longer has.
 
 use std::sync::Arc;
@@ -102,7 +102,7 @@ impl Replays {
                 }
                 continue;
             };
-            let head = self.published.with_history(|history| Some(history.stands_at()?.hash));
+            let head = self.published.with_history(|history| Some(history.head()?.hash));
             for tag in wanted {
                 let (asked, asking) = (&mut asked[tag as usize], &mut asking[tag as usize]);
                 if head.is_some() && *asked != head && !*asking {

@@ -138,7 +138,7 @@ impl Replays {
             }
             tries += 1;
             if tries == TRIES {
-                let reason = Loss::NoPast.label();
+                let reason = Loss::NoBackfill.label();
                 self.metrics
                     .continuity_lost
                     .get_or_create(&ReasonLabel { reason })

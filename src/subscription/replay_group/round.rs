@@ -86,7 +86,7 @@ impl Round {
                 Next::Lost(block) => {
                     let lost = Lost {
                         block: *block,
-                        up_to: cursor.told_of(*block),
+                        up_to: cursor.last_log_of(*block),
                         logs: stream.needs(ContentKind::Logs),
                     };
                     round.lost = Some((subscriber.recipient.id(), lost));

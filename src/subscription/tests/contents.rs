@@ -44,8 +44,8 @@ async fn a_connection_waits_for_contents_that_it_subscribes_to_and_for_no_others
             desk.subscribe(&client, topic);
         }
         desk.play(story);
-        let told = client.told(expect.split(' ').count()).await;
-        assert_eq!(words(&told), expect);
+        let received = client.received(expect.split(' ').count()).await;
+        assert_eq!(words(&received), expect);
     }
 }
 
@@ -57,13 +57,13 @@ async fn heads_alone_come_at_once_while_logs_of_many_blocks_are_awaited() {
     desk.subscribe(&both, heads());
     desk.subscribe(&both, all_logs());
     desk.play("h1 h2 h3");
-    assert_eq!(words(&alone.told(3).await), "h1 h2 h3");
-    assert_eq!(words(&both.told(1).await), "h1");
+    assert_eq!(words(&alone.received(3).await), "h1 h2 h3");
+    assert_eq!(words(&both.received(1).await), "h1");
     assert_eq!(desk.needed(), "l1 l2 l3");
     desk.play("l3 l2");
     assert_eq!(desk.needed(), "l1");
     desk.play("l1");
-    assert_eq!(words(&both.told(5).await), "l1 h2 l2 h3 l3");
+    assert_eq!(words(&both.received(5).await), "l1 h2 l2 h3 l3");
     assert_eq!(desk.registry.late().1, 0, "nothing waits any more");
 }
 
@@ -74,9 +74,9 @@ async fn what_awaits_a_subscription_that_ended_is_delivered() {
     desk.subscribe(&client, heads());
     let receipts = desk.subscribe(&client, of_transactions(&[]));
     desk.play("h1 h2 h3");
-    assert_eq!(words(&client.told(1).await), "h1");
+    assert_eq!(words(&client.received(1).await), "h1");
     desk.registry.unsubscribe(&receipts);
-    assert_eq!(words(&client.told(2).await), "h2 h3");
+    assert_eq!(words(&client.received(2).await), "h2 h3");
     assert_eq!(desk.needed(), "");
 }
 
@@ -93,7 +93,7 @@ async fn contents_that_no_node_gives_close_those_who_subscribe_to_them_alone() {
     assert_eq!(desk.registry.refuses(&heads()), None);
     desk.play("h3");
     assert_eq!(desk.needed(), "");
-    assert_eq!(words(&alone.told(3).await), "h1 h2 h3");
+    assert_eq!(words(&alone.received(3).await), "h1 h2 h3");
 }
 
 /// The block's fate says nothing about the contents of others, so that new subscriptions are accepted.
@@ -108,5 +108,5 @@ async fn a_block_that_no_node_knows_closes_its_subscribers_and_refuses_nobody() 
     let mut new = desk.client(&Arc::default()).await;
     desk.subscribe(&new, all_logs());
     desk.play("h3 l3");
-    assert_eq!(words(&new.told(1).await), "l3");
+    assert_eq!(words(&new.received(1).await), "l3");
 }

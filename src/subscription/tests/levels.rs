@@ -13,9 +13,9 @@ use crate::subscription::block_filter::{BlockFilter, Include};
 use crate::subscription::replay_group::{GroupKey, WaitFor};
 use crate::subscription::{Level, LogFilter, ReceiptFilter, Start, Stream, Topic};
 
-/// Plays a story to a client of heads and logs that resumes behind a block, of whose logs `told` is the last that it has,
-/// and returns what it is told. The parts of the story are what happens before, what happens after, and what is told.
-async fn resumed(depth: u64, told: Option<u64>, behind: u64, story: &str) -> String {
+/// Plays a story to a client of heads and logs that resumes behind a block, of whose logs `received` is the last that it has,
+/// and returns what it receives. The parts of the story are what happens before, what happens after, and what it receives.
+async fn resumed(depth: u64, received: Option<u64>, behind: u64, story: &str) -> String {
     let desk = Desk::new(8);
     let other = desk.client(&Arc::default()).await;
     let _logs_of_all_blocks = desk.subscribe(&other, all_logs());
@@ -23,9 +23,9 @@ async fn resumed(depth: u64, told: Option<u64>, behind: u64, story: &str) -> Str
     let (mut stories, level) = (story.split(" | "), Level::Confirmations(depth));
     desk.play(stories.next().unwrap());
     let filter = LogFilter::parse(&json!({})).unwrap();
-    let streams = [(Stream::Heads, None), (Stream::Logs(filter.into()), told)];
-    let _subscriptions = streams.map(|(stream, told)| {
-        let cursor = Cursor::behind(header(behind).block, told);
+    let streams = [(Stream::Heads, None), (Stream::Logs(filter.into()), received)];
+    let _subscriptions = streams.map(|(stream, received)| {
+        let cursor = Cursor::behind(header(behind).block, received);
         let subscription = desk.registry.resume(Some(level), stream, Some(cursor), &client.writer);
         subscription.recipient.release(Moment::START);
         subscription
@@ -38,12 +38,12 @@ async fn resumed(depth: u64, told: Option<u64>, behind: u64, story: &str) -> Str
         client.writer.flush();
     }
     let count = stories.next().unwrap().split(' ').count();
-    words(&client.told(count).await)
+    words(&client.received(count).await)
 }
 
 #[tokio::test]
 async fn heads_of_a_level_wait_for_the_logs_of_a_client_that_resumes() {
-    for (depth, told, behind, story) in [
+    for (depth, received, behind, story) in [
         // The logs of older blocks are being fetched.
         (2, None, 1, "h1 l1 h2 h3 h4 | l2 l3 h5 l4 l5 | h2 l2 h3 l3 h4 l4"),
         // Those of the newest block.
@@ -52,7 +52,7 @@ async fn heads_of_a_level_wait_for_the_logs_of_a_client_that_resumes() {
         (1, Some(0), 2, "h1 l1 h2 | h3 h4 l2 l3 l4 | h3 l3 h4 l4"),
     ] {
         let expected = story.rsplit(" | ").next().unwrap();
-        assert_eq!(resumed(depth, told, behind, story).await, expected, "{story}");
+        assert_eq!(resumed(depth, received, behind, story).await, expected, "{story}");
     }
 }
 

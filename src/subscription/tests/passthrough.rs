@@ -38,17 +38,17 @@ async fn what_is_passed_before_its_answer_holds_nothing_up_and_is_told_behind_th
         "the oldest, and it is counted"
     );
     desk.play("h1 l1");
-    assert_eq!(client.told(1).await, [json!(1)]);
-    assert!(desk.registry.tell_early(), "it still waits");
+    assert_eq!(client.received(1).await, [json!(1)]);
+    assert!(desk.registry.deliver_early(), "it still waits");
     waits.recipient.release(Moment::START);
-    assert!(!desk.registry.tell_early());
+    assert!(!desk.registry.deliver_early());
     assert!(!desk.pass(&of, "9"));
-    assert_eq!(client.told(9).await, (1..=9).map(Value::from).collect::<Vec<_>>());
+    assert_eq!(client.received(9).await, (1..=9).map(Value::from).collect::<Vec<_>>());
     // Nothing is kept for a subscription that ended.
     let waits = desk.ask(&client, kind("votes"));
     assert!(desk.pass(&of, "10"));
     desk.registry.unsubscribe(&waits);
-    assert!(!desk.registry.tell_early());
+    assert!(!desk.registry.deliver_early());
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ fn announced(story: &str) -> VecDeque<BestEffortEvent> {
 /// Fans out all of these without a write.
 fn queue(desk: &Desk, mut arrived: VecDeque<BestEffortEvent>, due: &mut DirtyClients) {
     while !arrived.is_empty() {
-        assert!(!desk.registry.fan_out_gossip(&mut arrived, due));
+        assert!(!desk.registry.fan_out_best_effort(&mut arrived, due));
     }
 }
 
@@ -85,7 +85,7 @@ async fn each_subscription_gets_its_transactions_once_and_in_order() {
     queue(&desk, announced("w3 w2 h2 h3"), &mut due);
     assert!(due.is_empty());
     for (client, wants) in &mut clients {
-        assert_eq!(client.told(wants.len()).await, *wants);
+        assert_eq!(client.received(wants.len()).await, *wants);
         assert!(has_nothing(client));
     }
 }
@@ -100,13 +100,13 @@ async fn more_than_a_group_leaves_in_order_too() {
     let mut arrived = announced(&story);
     let mut turns = 0;
     while !arrived.is_empty() {
-        assert!(!desk.registry.fan_out_gossip(&mut arrived, &mut due));
+        assert!(!desk.registry.fan_out_best_effort(&mut arrived, &mut due));
         turns += 1;
     }
     assert_eq!(turns, 4, "64 at a time");
     flush(due);
     let all: Vec<Value> = (0..200).map(|number| json!(hash(number))).collect();
-    assert_eq!(client.told(200).await, all);
+    assert_eq!(client.received(200).await, all);
 }
 
 /// What arrives while the clients are written to leaves with what they wait for, and no client is skipped.
@@ -131,9 +131,9 @@ async fn a_block_and_later_transactions_join_what_is_not_written_yet() {
     flush_while(&mut due, || true);
     assert!(due.is_empty());
     for client in &mut clients {
-        let told = client.told(4).await;
-        assert_eq!(told.last(), Some(&json!(1)), "{told:?}");
-        assert_eq!(told[..3], [1, 2, 3].map(|number| json!(hash(number))));
+        let received = client.received(4).await;
+        assert_eq!(received.last(), Some(&json!(1)), "{received:?}");
+        assert_eq!(received[..3], [1, 2, 3].map(|number| json!(hash(number))));
         assert!(has_nothing(client));
     }
 }

@@ -16,8 +16,8 @@ async fn receipts_are_told_where_the_chain_goes_back_and_comes_the_same_way_agai
     desk.subscribe(&client, of_transactions(&[]));
     desk.play("h1 l1 c1 h2 l2");
     desk.play("h3 r1 h2 l2 h3 l3 c2 c3 h4 l4 c4");
-    let told = client.told(8).await;
-    assert_eq!(words(&told), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
+    let received = client.received(8).await;
+    assert_eq!(words(&received), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
 }
 
 /// The same, with the receipts of block 2 delivered before the rewind.
@@ -31,10 +31,10 @@ async fn nobody_is_told_the_receipts_of_one_block_twice() {
     let mut late = desk.client(&Arc::default()).await;
     desk.subscribe(&late, of_transactions(&[]));
     desk.play("r1 h2 l2 c2 h3 l3 c3 h4 l4 c4");
-    let told = client.told(8).await;
-    assert_eq!(words(&told), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
+    let received = client.received(8).await;
+    assert_eq!(words(&received), "h1 c0a+0b h2 c14+15 h3 c1e+1f h4 c28+29");
     // A subscription made after a block's logs were delivered begins with the next block.
-    assert_eq!(words(&late.told(1).await), "c28+29");
+    assert_eq!(words(&late.received(1).await), "c28+29");
 }
 
 #[tokio::test]
@@ -45,11 +45,11 @@ async fn filters_that_select_the_same_receipts_are_told_the_same() {
     desk.subscribe(&other, of_transactions(&[hash(10), hash(98)]));
     desk.subscribe(&other, of_transactions(&[hash(11), hash(20), hash(21)]));
     desk.play("h1 l1 c1 h2 l2 c2");
-    assert_eq!(words(&one.told(1).await), "c0a");
-    let mut told = other.told(3).await;
+    assert_eq!(words(&one.received(1).await), "c0a");
+    let mut received = other.received(3).await;
     // There is no order between subscriptions.
-    told[..2].sort_by_key(Value::to_string);
-    assert_eq!(words(&told), "c0a c0b c14+15");
+    received[..2].sort_by_key(Value::to_string);
+    assert_eq!(words(&received), "c0a c0b c14+15");
 }
 
 #[tokio::test]

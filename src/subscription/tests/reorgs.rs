@@ -28,7 +28,7 @@ async fn a_reorg_takes_back_what_was_delivered_and_no_more() {
         result: Ok(Content::Logs(Arc::new(logs(&other)))),
     });
     desk.play("l3");
-    assert_eq!(words(&client.told(8).await), "h1 l1 h2 l2 h3 -l2 h2 l2");
+    assert_eq!(words(&client.received(8).await), "h1 l1 h2 l2 h3 -l2 h2 l2");
 }
 
 /// A connection on which events of a dropped block waited gets neither them nor their removals.
@@ -48,6 +48,6 @@ async fn a_dropped_block_leaves_no_trace_where_it_waited() {
         "one slice"
     );
     desk.play("c1");
-    assert_eq!(words(&client.told(4).await), "h1 l1 c0a+0b h2");
-    assert_eq!(words(&other.told(5).await), "l1 l2 l3 -l2 -l3");
+    assert_eq!(words(&client.received(4).await), "h1 l1 c0a+0b h2");
+    assert_eq!(words(&other.received(5).await), "l1 l2 l3 -l2 -l3");
 }

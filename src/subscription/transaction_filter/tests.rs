@@ -215,7 +215,7 @@ proptest! {
             }
         }
         let mut found: Vec<usize> = index
-            .who_want(from.map(who), to.map(who))
+            .matching_entries(from.map(who), to.map(who))
             .into_iter()
             .flat_map(|entry| index.entry(entry).1.copied().collect::<Vec<_>>())
             .collect();

@@ -206,14 +206,14 @@ fn errors_that_mean_not_now_rather_than_never() {
         let error = serde_json::json!({"code": code, "message": message}).to_string();
         let answer = Outcome::Error(error.clone().into());
         assert_eq!(
-            (is_not_now(&answer), is_nobody_asked(&answer)),
+            (is_temporarily_unavailable(&answer), is_no_node_reached(&answer)),
             (is_ours, is_clients),
             "{error}"
         );
         assert_eq!(complaint(&answer) == Complaint::NotNow, is_ours, "{error}");
         assert!(!is_clients || may_succeed_elsewhere(&answer), "{error}");
     }
-    assert!(!is_not_now(&Outcome::Result(
+    assert!(!is_temporarily_unavailable(&Outcome::Result(
         r#"{"code":-32603,"message":"upstream unavailable"}"#.into()
     )));
 }

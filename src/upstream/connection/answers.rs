@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::{End, FeedState, Purpose, Serving, text};
 use crate::backoff::RATE_LIMIT;
 use crate::jsonrpc::Outcome;
-use crate::upstream::complaint::{is_not_now, is_throttled};
+use crate::upstream::complaint::{is_temporarily_unavailable, is_throttled};
 use crate::upstream::identity::{Doubt, Genesis, has_no_chain_id};
 use crate::upstream::{BestEffortEvent, HeadReport};
 
@@ -43,8 +43,8 @@ impl Serving {
             }
             (Purpose::ChainId | Purpose::NetworkId | Purpose::Latest, Outcome::Error(error)) => {
                 let why = text(&error);
-                let is_not_now = is_not_now(&Outcome::Error(error));
-                return Err(if is_not_now {
+                let is_temporarily_unavailable = is_temporarily_unavailable(&Outcome::Error(error));
+                return Err(if is_temporarily_unavailable {
                     End::NotNow(why)
                 } else {
                     End::Refused(why)
@@ -52,7 +52,7 @@ impl Serving {
             }
             (Purpose::Subscribe(feed), Outcome::Result(json)) => self.subscribed(feed, text(&json)).await?,
             (Purpose::Subscribe(feed), outcome @ Outcome::Error(_)) if feed.is_throttled(&outcome) => {
-                self.put_off(feed, outcome);
+                self.set_rate_limited(feed, outcome);
             }
             (Purpose::Subscribe(feed), Outcome::Error(error)) => self.refused(feed, error)?,
             (Purpose::Unsubscribe { method, subscription }, outcome) if is_throttled(&outcome) => {
@@ -70,7 +70,7 @@ impl Serving {
                 self.reconcile();
             }
             (
-                Purpose::Disown {
+                Purpose::EndUnknown {
                     subscription, others, ..
                 },
                 outcome,

@@ -23,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Age below which a connection without further heads is not closed if the previous one was closed for that: nodes
 /// that announce a few heads and then no more do so on each connection.
-const DEAF_AGAIN: Duration = Duration::from_secs(600);
+const STALLED_AGAIN: Duration = Duration::from_secs(600);
 
 /// State of the heads of one connection.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct HeadsState {
     /// `true` if a head was announced on this connection.
     has_announced: bool,
     /// `true` if the previous connection was closed with [`End::HeadsStalled`].
-    was_deaf: bool,
+    was_stalled: bool,
     began: Instant,
     /// Back-off of the subscription after a rate limit.
     back_off: BackOff,
@@ -48,11 +48,11 @@ pub(super) struct HeadsState {
 #[derive(Debug)]
 enum HeadsSubscription {
     /// Requested at this time, not answered yet.
-    Asked(Instant),
+    Requested(Instant),
     /// Not answered in time: the head is polled meanwhile.
     Late,
     /// Granted, or not requested yet.
-    Stands,
+    Granted,
     /// Refused, to be requested again at this time.
     Refused(Instant),
 }
@@ -62,24 +62,24 @@ impl HeadsState {
         Self {
             announcements: Announcements::new(HOLD.min(settings.silence_timeout / 10)),
             ring: Ring::default(),
-            subscription: HeadsSubscription::Stands,
+            subscription: HeadsSubscription::Granted,
             poll: None,
             found: None,
             has_announced: false,
-            was_deaf: false,
+            was_stalled: false,
             began: Instant::now(),
             back_off: BackOff::default(),
         }
     }
 
     /// Records that the previous connection was closed with [`End::HeadsStalled`].
-    pub(super) fn follows_deaf(&mut self) {
-        self.was_deaf = true;
+    pub(super) fn follows_stalled(&mut self) {
+        self.was_stalled = true;
     }
 
     /// Checks if another connection would hardly announce more heads than this one.
-    pub(super) fn is_deaf_by_nature(&self) -> bool {
-        !self.has_announced || self.was_deaf && self.began.elapsed() < DEAF_AGAIN
+    pub(super) fn rarely_announces(&self) -> bool {
+        !self.has_announced || self.was_stalled && self.began.elapsed() < STALLED_AGAIN
     }
 
     pub(super) fn is_polled(&self) -> bool {
@@ -88,7 +88,7 @@ impl HeadsState {
 
     fn no_answer_at(&self, settings: &UpstreamSettings) -> Option<Instant> {
         match self.subscription {
-            HeadsSubscription::Asked(at) => Some(at + settings.silence_timeout / 4),
+            HeadsSubscription::Requested(at) => Some(at + settings.silence_timeout / 4),
             _ => None,
         }
     }
@@ -104,7 +104,7 @@ impl HeadsState {
 impl Serving {
     /// Records that the subscription to heads is requested now.
     pub(super) fn asked_for_heads(&mut self) {
-        self.heads.subscription = HeadsSubscription::Asked(Instant::now());
+        self.heads.subscription = HeadsSubscription::Requested(Instant::now());
     }
 
     /// Polls the head after a rate limit, and subscribes again in a while.
@@ -121,7 +121,7 @@ impl Serving {
     }
 
     pub(super) fn heads_granted(&mut self) {
-        self.heads.subscription = HeadsSubscription::Stands;
+        self.heads.subscription = HeadsSubscription::Granted;
         if self.heads.poll.take().is_some() {
             info!(
                 "upstream {}: the node serves newHeads now, polling ends",
@@ -202,7 +202,7 @@ impl Serving {
 
     /// Postpones the next fetch of the newest head.
     pub(super) fn put_off_head(&mut self, until: Instant) {
-        self.heads.ring.put_off(until);
+        self.heads.ring.set_rate_limited(until);
     }
 
     /// Returns the time at which [`Self::heads_turn`] is due; `None` if nothing is scheduled.
@@ -281,7 +281,9 @@ impl Serving {
 
     fn ask_for_head(&mut self) {
         if !self.ask_vital(Purpose::Rung) {
-            self.heads.ring.put_off(Instant::now() + self.shared.settings.tick());
+            self.heads
+                .ring
+                .set_rate_limited(Instant::now() + self.shared.settings.tick());
         }
     }
 }

@@ -51,7 +51,7 @@ impl Serving {
             return Ok(());
         }
         self.unannounced += 1;
-        if self.heads.is_deaf_by_nature() {
+        if self.heads.rarely_announces() {
             self.heads_unannounced();
             return Ok(());
         }
@@ -108,7 +108,7 @@ impl Serving {
             }
         }
         if !self.awaits_id() {
-            self.disown_early();
+            self.end_all_unmatched();
         }
         self.reconcile();
         Ok(())

@@ -86,7 +86,7 @@ impl Serving {
     fn take_for_hashes(&mut self, subscription: String) {
         let state = self.forget(&WHOLE);
         match self.subscriptions.get(&HASHES) {
-            Some(SubscriptionState::Asked | SubscriptionState::Stands { .. }) => {
+            Some(SubscriptionState::Requested | SubscriptionState::Granted { .. }) => {
                 self.unsubscribe(FeedState::Beside(WHOLE).unsubscribe(), subscription);
             }
             _ => {

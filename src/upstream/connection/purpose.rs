@@ -58,9 +58,9 @@ pub(super) enum Purpose {
         method: String,
         subscription: String,
     },
-    /// Like [`Self::Unsubscribe`], for a stream that belongs to no subscription of ours; `others` are methods to try
+    /// Like [`Self::Unsubscribe`], for a stream that belongs to an unknown subscription; `others` are methods to try
     /// if the node refuses.
-    Disown {
+    EndUnknown {
         subscription: String,
         others: Vec<String>,
     },

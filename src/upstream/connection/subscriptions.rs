@@ -65,7 +65,7 @@ impl Serving {
                 self.ask_vital(Purpose::Latest);
             }
             FeedState::Beside(of) => {
-                let state = SubscriptionState::Stands {
+                let state = SubscriptionState::Granted {
                     subscription: subscription.clone(),
                     since: Instant::now(),
                 };
@@ -82,7 +82,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Handles a refusal, with the node's error object, or ours if the node did not answer or gave no usable id.
+    /// Handles a refusal, with the node's error object, or headwater's own if the node did not answer or gave no usable id.
     pub(super) fn refused(&mut self, feed: FeedState, error: Bytes) -> Result<(), End> {
         let of = match feed {
             FeedState::Heads => {
@@ -142,7 +142,7 @@ impl Serving {
             FeedState::Beside(of) => of,
         };
         let state = self.subscriptions.insert(of.clone(), SubscriptionState::Ended);
-        let is_soon = matches!(state, Some(SubscriptionState::Stands { since, .. }) if now - since < SOON);
+        let is_soon = matches!(state, Some(SubscriptionState::Granted { since, .. }) if now - since < SOON);
         let ends = self.ends.entry(of.clone()).or_default();
         *ends = if is_soon { *ends + 1 } else { 0 };
         if *ends > MAX_ENDS {
@@ -171,22 +171,22 @@ impl Serving {
     /// Publishes that a subscription is rate-limited, with the node's error object; `None` once it is requested
     /// again.
     fn say_put_off(&self, of: &NodeSubscription, error: Option<&Bytes>) {
-        self.shared.put_off(of, error.cloned());
+        self.shared.set_rate_limited(of, error.cloned());
         if *of == HASHES && self.pending.is_by_hash() {
-            self.shared.put_off(&WHOLE, error.cloned());
+            self.shared.set_rate_limited(&WHOLE, error.cloned());
         }
     }
 
     /// Records a rate limit: the subscription is requested again after a back-off of its own, which other refusals do
     /// not extend.
-    pub(super) fn put_off(&mut self, feed: FeedState, outcome: Outcome) {
+    pub(super) fn set_rate_limited(&mut self, feed: FeedState, outcome: Outcome) {
         let now = Instant::now();
         self.shared.load.throttled(now, None);
         let back_off = self.back_offs.entry(feed.clone()).or_default();
         back_off.refused(now, None, RATE_LIMIT);
         if let (FeedState::Beside(of), Outcome::Error(error)) = (feed, outcome) {
             self.say_put_off(&of, Some(&error));
-            self.subscriptions.insert(of, SubscriptionState::PutOff(error));
+            self.subscriptions.insert(of, SubscriptionState::RateLimited(error));
             self.reconcile();
         }
     }
@@ -254,7 +254,7 @@ impl Serving {
         self.write_ending();
         let needed = self.needed(&wanted);
         self.end_unneeded(&needed);
-        self.shared.forget_unwanted(&wanted);
+        self.shared.remove_unsubscribed(&wanted);
         for of in &needed {
             self.bring_about(of);
         }
@@ -283,7 +283,7 @@ impl Serving {
     fn end_unneeded(&mut self, needed: &[NodeSubscription]) {
         let is_over = |of: &NodeSubscription, state: &SubscriptionState| match state {
             // Decided again when the answer arrives.
-            SubscriptionState::Asked => false,
+            SubscriptionState::Requested => false,
             // There are only two of these, and clients that subscribe again and again need not cause a request each
             // time.
             SubscriptionState::Refused(error) if matches!(of, NodeSubscription::Pending(_)) => !is_for_good(error),
@@ -295,7 +295,7 @@ impl Serving {
             .map(|(of, _)| of.clone())
             .collect();
         for of in unneeded {
-            if let Some(SubscriptionState::Stands { subscription, .. }) = self.forget(&of) {
+            if let Some(SubscriptionState::Granted { subscription, .. }) = self.forget(&of) {
                 self.unsubscribe(FeedState::Beside(of).unsubscribe(), subscription);
             }
         }
@@ -304,17 +304,17 @@ impl Serving {
     fn bring_about(&mut self, of: &NodeSubscription) {
         match self.subscriptions.get(of) {
             // Decided again when the answer arrives.
-            Some(SubscriptionState::Asked) => {}
+            Some(SubscriptionState::Requested) => {}
             // Repeated, since a change of the upstream in use clears all answers.
-            Some(SubscriptionState::Stands { .. }) => self.set_answer(of, Some(Ok(()))),
+            Some(SubscriptionState::Granted { .. }) => self.set_answer(of, Some(Ok(()))),
             Some(SubscriptionState::Refused(error)) => self.set_answer(of, Some(Err(error.clone()))),
-            Some(SubscriptionState::PutOff(error)) if self.is_put_off(of) => self.say_put_off(of, Some(error)),
+            Some(SubscriptionState::RateLimited(error)) if self.is_put_off(of) => self.say_put_off(of, Some(error)),
             Some(SubscriptionState::Ended) if self.is_put_off(of) => {}
             None if !self.has_room_for(of) => {}
-            Some(SubscriptionState::PutOff(_) | SubscriptionState::Ended) | None => {
+            Some(SubscriptionState::RateLimited(_) | SubscriptionState::Ended) | None => {
                 let (method, params) = of.question();
                 if self.ask(method, params, Purpose::Subscribe(FeedState::Beside(of.clone()))) {
-                    self.subscriptions.insert(of.clone(), SubscriptionState::Asked);
+                    self.subscriptions.insert(of.clone(), SubscriptionState::Requested);
                     self.say_put_off(of, None);
                 }
             }

@@ -69,7 +69,7 @@ impl MempoolPoller {
                         let now = Instant::now();
                         self.shared.load.throttled(now, after);
                         self.back_off.refused(now, after, RATE_LIMIT);
-                        self.put_off();
+                        self.set_rate_limited();
                     }
                     HttpFailure::TooLong(_) | HttpFailure::Full(_) | HttpFailure::Other(_) => self.filter = None,
                 }
@@ -87,18 +87,19 @@ impl MempoolPoller {
 
     /// Reports the rate limit to clients that subscribe to pending transactions in the meantime; the filter is polled
     /// again later.
-    fn put_off(&self) {
+    fn set_rate_limited(&self) {
         let Outcome::Error(why) = error(LIMIT_EXCEEDED, CallError::Throttled(None).to_string()).into() else {
             return;
         };
         for form in [TransactionForm::Hash, TransactionForm::Full] {
-            self.shared.put_off(&NodeSubscription::Pending(form), Some(why.clone()));
+            self.shared
+                .set_rate_limited(&NodeSubscription::Pending(form), Some(why.clone()));
         }
     }
 
     /// Refuses kinds that only the node knows: over HTTP nothing is passed through.
     fn refuse_passed(&self, wanted: &Wanted) {
-        self.shared.forget_unwanted(wanted);
+        self.shared.remove_unsubscribed(wanted);
         for passed in &*wanted.passed {
             // Message of geth over HTTP (PROTOCOL 1.5).
             let none = error(METHOD_NOT_FOUND, "notifications not supported");

@@ -31,14 +31,14 @@ async fn a_tap_copies_both_ways_and_hides_what_may_be_secret() {
     assert_eq!(client.ask(CHAIN_ID).await, CHAIN_ID_ANSWER);
     let bytes = CHAIN_ID.len() as u64;
     let TapItem::Received {
-        bytes: told,
+        bytes: received,
         text: Some(text),
     } = next(&mut tap).await
     else {
         panic!()
     };
     assert_eq!(
-        (told, serde_json::from_str::<Value>(&text).unwrap()),
+        (received, serde_json::from_str::<Value>(&text).unwrap()),
         (bytes, serde_json::from_str(CHAIN_ID).unwrap())
     );
     let TapItem::Sent { text: Some(text), .. } = next(&mut tap).await else {

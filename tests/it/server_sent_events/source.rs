@@ -223,8 +223,8 @@ impl Source {
     /// Reads as many messages as the story has lines, and compares each.
     pub async fn expect(&mut self, story: &[String]) {
         for (at, line) in story.iter().enumerate() {
-            let told = self.message().await;
-            assert_eq!(told.line(), *line, "message {at} of {story:?}");
+            let received = self.message().await;
+            assert_eq!(received.line(), *line, "message {at} of {story:?}");
         }
     }
 

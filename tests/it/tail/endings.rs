@@ -8,7 +8,7 @@ use headwater::door::ApiKey;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::process::{Tail, told};
+use super::process::{Tail, received};
 use super::relay::Relay;
 use super::{BOTH, Stage};
 use crate::cli::headwater;
@@ -25,13 +25,13 @@ async fn a_number_of_lines_and_a_last_block_end_it() {
         let (first, last) = (blocks[1].number(), blocks[3].number());
         let range = format!("--json --from {first} --until-block {last:#x}");
         let story = |word: &str, output: &[String]| {
-            let told: Vec<String> = output
+            let received: Vec<String> = output
                 .iter()
-                .map(|line| told(&serde_json::from_str(line).unwrap()))
+                .map(|line| received(&serde_json::from_str(line).unwrap()))
                 .collect();
             let all = adopted(&blocks[1..4]);
             let expected: Vec<String> = all.into_iter().filter(|line| line.starts_with(word)).collect();
-            assert_eq!(told, expected);
+            assert_eq!(received, expected);
         };
         for (kinds, word) in [("heads logs", ""), ("heads", "head"), ("logs", "log")] {
             let (output, errors, code) = Tail::start(&stage.relay.url(), &format!("{kinds} {range}"))

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use headwater::devnet::{self, Devnet};
 use serde_json::{Value, json};
 
-use super::process::{Tail, told};
+use super::process::{Tail, received};
 use super::{At, Stage};
 use crate::harness::{Proxy, adopted, eventually};
 use crate::scripted::{Answer, Scripted};
@@ -186,7 +186,7 @@ async fn a_block_is_told_when_its_contents_are_there() {
         .iter()
         .flat_map(|block| block.adopted())
     {
-        assert_eq!(told(&tail.json().await), line);
+        assert_eq!(received(&tail.json().await), line);
     }
     scripted.answer("eth_getLogs", |ask| match ask.count % 3 {
         0 => Answer::error(-32000, "unknown block"),
@@ -195,7 +195,7 @@ async fn a_block_is_told_when_its_contents_are_there() {
     });
     for block in scripted.mine_many(4, 2) {
         for line in block.adopted() {
-            assert_eq!(told(&tail.json().await), line);
+            assert_eq!(received(&tail.json().await), line);
         }
     }
 }

@@ -51,8 +51,8 @@ impl Tail {
     /// Reads as many JSON lines as the story has, and compares each.
     pub async fn expect(&mut self, story: &[String]) {
         for (i, line) in story.iter().enumerate() {
-            let told = told(&self.json().await);
-            assert_eq!(told, *line, "after {:?}", &story[i.saturating_sub(8)..i]);
+            let received = received(&self.json().await);
+            assert_eq!(received, *line, "after {:?}", &story[i.saturating_sub(8)..i]);
         }
     }
 
@@ -113,7 +113,7 @@ fn lines(from: impl Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
 
 /// Returns a JSON line as a line of a story: `head`, `log` as in [`crate::harness::adopted`], `gone` for a removed head,
 /// `undo` for a removed log.
-pub fn told(line: &Value) -> String {
+pub fn received(line: &Value) -> String {
     let short = |name: &str| line[name].as_str().unwrap()[..10].to_owned();
     let removed = line["removed"] == true;
     match line["kind"].as_str().unwrap() {

@@ -63,7 +63,7 @@ impl Events {
         let mut by_name: HashMap<String, Vec<B256>> = HashMap::new();
         for (path, content) in files {
             for event in abi(content).map_err(|why| format!("{path}: {why}"))?.events() {
-                // Without a topic of its own, an anonymous event cannot be told from others.
+                // Without a topic of its own, an anonymous event cannot be distinguished from others.
                 if event.anonymous {
                     continue;
                 }

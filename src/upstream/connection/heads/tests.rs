@@ -67,7 +67,7 @@ async fn heads_that_are_never_announced_are_polled_until_they_are() {
 async fn a_connection_that_is_deaf_as_the_one_before_it_is_polled() {
     for (stood, is_polled) in [(1, true), (599, true), (600, false), (100_000, false)] {
         let (mut serving, _wants) = serving(|_| {});
-        serving.heads.follows_deaf();
+        serving.heads.follows_stalled();
         serving.ask_vital(Purpose::Subscribe(FeedState::Heads));
         answers(&mut serving, "result", r#""0xa""#).await;
         answers(&mut serving, "result", &block(1)).await;

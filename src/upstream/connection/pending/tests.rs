@@ -203,6 +203,10 @@ async fn fetches_are_bounded_and_end_where_the_node_knows_no_such_method() {
     says(&mut serving, &format!(r#"{{"id":{},"error":{no}}}"#, last - 2)).await;
     assert_eq!(said(&serving, &WHOLE), no);
     assert_eq!(asked(&mut serving), [r#"eth_unsubscribe ["0xa"]"#]);
-    let told = pending(&mut passed_on);
-    assert_eq!(told.iter().filter(|one| one.starts_with("Full")).count(), 1, "{told:?}");
+    let received = pending(&mut passed_on);
+    assert_eq!(
+        received.iter().filter(|one| one.starts_with("Full")).count(),
+        1,
+        "{received:?}"
+    );
 }

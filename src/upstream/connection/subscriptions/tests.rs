@@ -39,17 +39,17 @@ pub(crate) fn heard(
     let (best_effort, passed_on) = mpsc::channel(1024);
     let metrics = Arc::new(Metrics::new().0);
     let active = ActiveUpstream::new(&config.node, metrics);
-    let heard = Arc::<AtomicMoment>::default();
+    let last_activity = Arc::<AtomicMoment>::default();
     active.arrange(vec![Named {
         id: UpstreamId(0),
         endpoint: endpoint.clone(),
-        heard: heard.clone(),
+        last_activity: last_activity.clone(),
     }]);
     let shared = UpstreamShared {
         id: UpstreamId(0),
         endpoint,
         status: Mutex::default(),
-        heard,
+        last_activity,
         active: Arc::new(active),
         settings: config.node,
         identity: Arc::new(ChainIdentity::new(None)),
@@ -63,7 +63,7 @@ pub(crate) fn heard(
         lanes: watch::Sender::new(Lanes::One),
         call_bytes: Mutex::default(),
         answers: crate::shares::Budget::new("answers", 1 << 20),
-        our_answers: crate::shares::Budget::new("answers", 1 << 20),
+        internal_answers: crate::shares::Budget::new("answers", 1 << 20),
     };
     shared.up();
     let mut serving = Serving::new(Arc::new(shared));

@@ -1,5 +1,4 @@
-//! Streams at the node that belong to no subscription of ours: a call began them, or the request to end them was
-//! lost. Each costs work and bandwidth until it is ended.
+//! Subscriptions at the node that headwater does not know: a call began them, or the request to end them was lost. Each costs work and bandwidth until it is ended.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -25,12 +24,12 @@ const MAX_ID: usize = 256;
 
 /// Ids of the streams ended within the current [`WINDOW`].
 #[derive(Debug, Default)]
-pub(super) struct Ownerless {
+pub(super) struct UnknownSubscriptions {
     known: HashSet<String>,
     since: Option<Instant>,
 }
 
-impl Ownerless {
+impl UnknownSubscriptions {
     /// Checks if a stream should be ended: not ended in this window yet, below [`MAX_KNOWN`], and its id not too
     /// long.
     fn is_new(&mut self, id: &str, now: Instant) -> bool {
@@ -43,8 +42,8 @@ impl Ownerless {
 }
 
 impl Serving {
-    /// Counts an event that belongs to no subscription of ours, and ends its stream at the node.
-    pub(super) fn disown(
+    /// Counts an event that belongs to an unknown subscription, and ends its stream at the node.
+    pub(super) fn end_unmatched(
         &mut self,
         Notification {
             method,
@@ -55,34 +54,34 @@ impl Serving {
         if matches!(notice, Notice::Ended(_)) {
             return;
         }
-        self.shared.active.metrics().ownerless_events.inc();
+        self.shared.active.metrics().unknown_subscription_events.inc();
         let now = Instant::now();
         let has_room = self.out.len() < WRITE_QUEUE && self.end_back_off.until(now).is_none();
-        if has_room && method.len() <= MAX_METHOD_NAME && self.ownerless.is_new(&subscription, now) {
+        if has_room && method.len() <= MAX_METHOD_NAME && self.unknown_subscriptions.is_new(&subscription, now) {
             let name = String::from_utf8_lossy(&method);
             warn!(
                 "upstream {}: the node sends {name} of an unknown subscription, {subscription}; headwater ends it",
                 self.shared.endpoint
             );
-            self.end_ownerless(subscription, may_end(&name));
+            self.end_unknown(subscription, may_end(&name));
         }
     }
 
     /// Disowns all early events: no answer brought their subscription ids.
-    pub(super) fn disown_early(&mut self) {
+    pub(super) fn end_all_unmatched(&mut self) {
         for event in self.early.take_all() {
-            self.disown(event);
+            self.end_unmatched(event);
         }
     }
 
-    fn end_ownerless(&mut self, subscription: String, mut methods: Vec<String>) {
+    fn end_unknown(&mut self, subscription: String, mut methods: Vec<String>) {
         if methods.is_empty() {
             return;
         }
         let method = methods.remove(0);
         let params = format!("[{subscription}]");
         let others = methods;
-        self.ask(&method, &params, Purpose::Disown { subscription, others });
+        self.ask(&method, &params, Purpose::EndUnknown { subscription, others });
     }
 
     /// Handles the answer to the end of a stream; after an error the next method is tried.
@@ -92,9 +91,9 @@ impl Serving {
             self.shared.load.throttled(now, None);
             self.end_back_off.refused(now, None, RATE_LIMIT);
             // The stream's next event triggers another attempt.
-            self.ownerless.known.remove(&subscription);
+            self.unknown_subscriptions.known.remove(&subscription);
         } else if matches!(outcome, Outcome::Error(_)) {
-            self.end_ownerless(subscription, others);
+            self.end_unknown(subscription, others);
         }
     }
 }
@@ -106,14 +105,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_is_ended_once_in_a_while_and_not_too_many() {
-        let mut ownerless = Ownerless::default();
+        let mut unknown_subscriptions = UnknownSubscriptions::default();
         let now = Instant::now;
-        assert!(ownerless.is_new("a", now()) && !ownerless.is_new("a", now()));
-        assert!(!ownerless.is_new(&"x".repeat(MAX_ID + 1), now()));
-        let more = (0..2 * MAX_KNOWN).filter(|n| ownerless.is_new(&n.to_string(), now()));
+        assert!(unknown_subscriptions.is_new("a", now()) && !unknown_subscriptions.is_new("a", now()));
+        assert!(!unknown_subscriptions.is_new(&"x".repeat(MAX_ID + 1), now()));
+        let more = (0..2 * MAX_KNOWN).filter(|n| unknown_subscriptions.is_new(&n.to_string(), now()));
         assert_eq!(more.count(), MAX_KNOWN - 1);
         tokio::time::advance(WINDOW).await;
-        assert!(ownerless.is_new("a", now()), "it goes on");
+        assert!(unknown_subscriptions.is_new("a", now()), "it goes on");
     }
 
     #[tokio::test(start_paused = true)]
@@ -122,7 +121,7 @@ mod tests {
         let event = |name: &str, id: &str| {
             format!(r#"{{"jsonrpc":"2.0","method":"{name}","params":{{"subscription":{id},"result":1}}}}"#)
         };
-        let counted = |serving: &Serving| serving.shared.active.metrics().ownerless_events.get();
+        let counted = |serving: &Serving| serving.shared.active.metrics().unknown_subscription_events.get();
         for (name, id, first, second) in [
             ("eth_subscription", r#""0xa""#, r#"eth_unsubscribe ["0xa"]"#, ""),
             ("debug_subscription", "7", "debug_unsubscribe [7]", ""),

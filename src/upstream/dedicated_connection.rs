@@ -10,13 +10,13 @@ use crate::jsonrpc::Outcome;
 
 /// A connection without other traffic: each request waits for its answer.
 #[derive(Debug)]
-pub(super) struct Alone {
+pub(super) struct DedicatedConnection {
     reader: LinkReader,
     writer: Writer,
     last_id: u64,
 }
 
-impl Alone {
+impl DedicatedConnection {
     /// Connects to the node.
     ///
     /// # Errors

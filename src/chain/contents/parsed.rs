@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use alloy_primitives::{B256, Bloom};
 use tracing::debug;
 
-use super::Odd;
-use crate::chain::evidence::{Amount, Fit, Said, shared};
+use super::Oddity;
+use crate::chain::evidence::{Amount, AnswerSummary, Fit, shared};
 use crate::chain::inquiry::{AttemptError, FetchWay, Question};
 use crate::chain::source::{BadAnswer, Source, Verify};
 use crate::chain::transaction::{Root, RootClaim, claims, is_filled};
@@ -17,20 +17,20 @@ use crate::upstream::UpstreamId;
 const WRITTEN: u64 = 64;
 
 /// Parsed contents, with their weight as evidence.
-pub(super) struct Heard<T> {
+pub(super) struct ParsedContents<T> {
     pub(super) content: T,
-    pub(super) said: Said,
+    pub(super) said: AnswerSummary,
     /// Bloom of the logs, if it was computed.
     pub(super) bloom: Option<Bloom>,
     /// `true` if several logs have the same index.
     pub(super) repeats: bool,
 }
 
-impl<T> Heard<T> {
+impl<T> ParsedContents<T> {
     fn proven(repeats: bool, content: T) -> Self {
         Self {
             content,
-            said: Said::WHOLE,
+            said: AnswerSummary::WHOLE,
             bloom: None,
             repeats,
         }
@@ -38,7 +38,11 @@ impl<T> Heard<T> {
 }
 
 impl Source {
-    pub(super) async fn ask_logs(&self, header: &Header, question: Question) -> Result<Heard<BlockLogs>, AttemptError> {
+    pub(super) async fn ask_logs(
+        &self,
+        header: &Header,
+        question: Question,
+    ) -> Result<ParsedContents<BlockLogs>, AttemptError> {
         let json = self.answer(header, question).await?;
         let block = header.block;
         match question.way {
@@ -53,7 +57,7 @@ impl Source {
                     };
                     let receipts = self.answer(header, proof).await?;
                     receipts::verify(header, &receipts, &logs).map_err(|error| unproven(header, &error))?;
-                    return Ok(Heard::proven(logs.repeats_indices(), logs));
+                    return Ok(ParsedContents::proven(logs.repeats_indices(), logs));
                 }
                 let amount = if logs.logs.is_empty() {
                     Amount::None
@@ -63,12 +67,12 @@ impl Source {
                 let (mut said, bloom) = self.weigh(header, question.way, &logs, amount, || logs.print())?;
                 if &json[..] == b"null" && header.bloom.as_deref() != Some(&Bloom::ZERO) {
                     // `null`: some nodes mean by it that there are no logs, others that they do not know the block.
-                    said = Said {
+                    said = AnswerSummary {
                         print: logs.print(),
                         ..NOTHING
                     };
                 }
-                Ok(Heard {
+                Ok(ParsedContents {
                     repeats: logs.repeats_indices(),
                     content: logs,
                     said,
@@ -81,10 +85,10 @@ impl Source {
                 if self.level(header, question.node)? == Verify::Receipts {
                     undisputed(header, &logs)?;
                     receipts::verify(header, &json, &logs).map_err(|error| unproven(header, &error))?;
-                    return Ok(Heard::proven(logs.repeats_indices(), logs));
+                    return Ok(ParsedContents::proven(logs.repeats_indices(), logs));
                 }
                 let (said, bloom) = self.weigh_receipts(header, question.way, &read, &logs, || logs.print())?;
-                Ok(Heard {
+                Ok(ParsedContents {
                     repeats: logs.repeats_indices(),
                     content: logs,
                     said,
@@ -98,16 +102,16 @@ impl Source {
         &self,
         header: &Header,
         question: Question,
-    ) -> Result<Heard<BlockReceipts>, AttemptError> {
+    ) -> Result<ParsedContents<BlockReceipts>, AttemptError> {
         let json = self.answer(header, question).await?;
         let read = BlockReceipts::parse(header, &json).map_err(|error| refused(header, "receipts", &error))?;
         if self.level(header, question.node)? == Verify::Receipts {
             receipts::verify_root(header, &json).map_err(|error| unproven(header, &error))?;
-            return Ok(Heard::proven(false, read));
+            return Ok(ParsedContents::proven(false, read));
         }
         let logs = read.logs().map_err(|error| refused(header, "receipts", &error))?;
         let (said, bloom) = self.weigh_receipts(header, question.way, &read, &logs, || read.print(&logs))?;
-        Ok(Heard {
+        Ok(ParsedContents {
             content: read,
             said,
             bloom,
@@ -119,7 +123,7 @@ impl Source {
         &self,
         header: &Header,
         question: Question,
-    ) -> Result<Heard<BlockTransactions>, AttemptError> {
+    ) -> Result<ParsedContents<BlockTransactions>, AttemptError> {
         let json = self.answer(header, question).await?;
         let content =
             BlockTransactions::parse(header, &json).map_err(|error| refused(header, "transactions", &error))?;
@@ -128,9 +132,9 @@ impl Source {
                 return Err(AttemptError::Other(BadAnswer::Malformed));
             }
             RootClaim::Idle if content.transactions.is_empty() => NOTHING,
-            _ => Said::WHOLE,
+            _ => AnswerSummary::WHOLE,
         };
-        Ok(Heard {
+        Ok(ParsedContents {
             content,
             said,
             bloom: None,
@@ -156,7 +160,7 @@ impl Source {
             Err(error) => {
                 self.warn_once(
                     node,
-                    Odd::NoHash,
+                    Oddity::NoHash,
                     &format!("history.verify = \"receipts\" is not possible, checking logs against logsBloom: {error}"),
                 );
                 return Ok(Verify::Bloom);
@@ -188,17 +192,17 @@ impl Source {
         logs: &BlockLogs,
         amount: Amount,
         print: impl Fn() -> B256,
-    ) -> Result<(Said, Option<Bloom>), AttemptError> {
+    ) -> Result<(AnswerSummary, Option<Bloom>), AttemptError> {
         if logs.is_disputed() {
             // Logs that were requested by hash and add up to the bloom are the block's, even if they carry another
             // hash.
             let own = self.bloom(logs);
-            if !way.is_by_hash() || header.telling_bloom() != Some(&own) {
+            if !way.is_by_hash() || header.usable_bloom() != Some(&own) {
                 undisputed(header, logs)?;
             }
             let (print, covers) = (print(), shared(&own, &own));
             return Ok((
-                Said {
+                AnswerSummary {
                     fit: Fit::More,
                     amount,
                     print,
@@ -208,14 +212,14 @@ impl Source {
             ));
         }
         if self.learned.verify() == Verify::None {
-            return Ok((Said::WHOLE, None));
+            return Ok((AnswerSummary::WHOLE, None));
         }
         let own = self.bloom(logs);
-        let Some(bloom) = header.telling_bloom() else {
+        let Some(bloom) = header.usable_bloom() else {
             let said = match amount {
-                Amount::Some => Said::WHOLE,
-                _ if !self.may_be_early(header) => Said::WHOLE,
-                _ => Said {
+                Amount::Some => AnswerSummary::WHOLE,
+                _ if !self.may_be_early(header) => AnswerSummary::WHOLE,
+                _ => AnswerSummary {
                     fit: Fit::Less,
                     amount,
                     print: print(),
@@ -225,8 +229,8 @@ impl Source {
             return Ok((said, Some(own)));
         };
         let said = match self.experience.blooms.lock().fit(bloom, &own) {
-            Fit::Whole => Said::WHOLE,
-            fit => Said {
+            Fit::Whole => AnswerSummary::WHOLE,
+            fit => AnswerSummary {
                 fit,
                 amount,
                 print: print(),
@@ -244,14 +248,14 @@ impl Source {
         read: &BlockReceipts,
         logs: &BlockLogs,
         print: impl Fn() -> B256,
-    ) -> Result<(Said, Option<Bloom>), AttemptError> {
+    ) -> Result<(AnswerSummary, Option<Bloom>), AttemptError> {
         let claim = claims(header, Root::Receipts);
         match claim {
             // Hedera's relay, and nodes that have not written the receipts yet.
             RootClaim::Some if read.receipts.is_empty() => return Err(AttemptError::Other(BadAnswer::Receipts)),
             RootClaim::Idle if read.receipts.is_empty() => {
                 let print = print();
-                return Ok((Said { print, ..NOTHING }, Some(Bloom::ZERO)));
+                return Ok((AnswerSummary { print, ..NOTHING }, Some(Bloom::ZERO)));
             }
             _ => {}
         }
@@ -267,7 +271,7 @@ impl Source {
 }
 
 /// An empty answer although the header claims that there is something.
-const NOTHING: Said = Said {
+const NOTHING: AnswerSummary = AnswerSummary {
     fit: Fit::Less,
     amount: Amount::None,
     print: B256::ZERO,
