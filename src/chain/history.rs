@@ -287,7 +287,7 @@ impl History {
     /// Adds a head on top of [`Self::head`]; returns the dropped blocks that it replaces, oldest first. `None` if
     /// the head was published before: the chain went back, and adopts the same blocks again. A head that is not a child
     /// of the tip starts the history anew.
-    pub(super) fn head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
+    pub(super) fn add_head(&mut self, header: Header) -> Option<Vec<PublishedBlock>> {
         let back_at = self.back_at.take();
         if let Some(back_at) = back_at
             && self

@@ -442,7 +442,7 @@ impl Pipeline {
             && let Backfill::Ready(header) = std::mem::replace(&mut self.past, Backfill::Wanted)
         {
             self.backfill();
-            return Some(ChainEvent::Backfill(header));
+            return Some(ChainEvent::Backfilled(header));
         }
         let event = self.pipeline.pop_front().map(|work| match work {
             PendingEvent::Adopt(header) => ChainEvent::Head(header),

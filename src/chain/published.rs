@@ -266,7 +266,7 @@ impl PublishedState {
     fn adopt(&mut self, header: Header) -> Option<AdoptedBlock> {
         self.last_adopted = Some((header.block, header.seen));
         self.highest = self.highest.max(header.block.number);
-        let dropped = self.history.head(header.clone())?;
+        let dropped = self.history.add_head(header.clone())?;
         let sequence = self.history.tip()?.sequence;
         Some(AdoptedBlock {
             header,

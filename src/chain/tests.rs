@@ -233,7 +233,7 @@ impl World {
             ChainEvent::Head(header) => {
                 let tip = self.history.tip().map(|tip| tip.header.block.hash);
                 let (block, parent) = (header.block, header.parent);
-                let Some(dropped) = self.history.head(header) else {
+                let Some(dropped) = self.history.add_head(header) else {
                     let filled_in = self.live_from.is_some_and(|from| block.number < from);
                     assert!(
                         filled_in || self.received.contains(&block),

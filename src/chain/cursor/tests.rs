@@ -45,7 +45,7 @@ fn check(all: &str, in_memory: usize, mut cursor: Cursor, logs: bool, expect: Ex
     let all = chain(all);
     let mut history = History::new(100);
     for own in all.iter().skip(all.len() - in_memory) {
-        history.head(own.header.clone());
+        history.add_head(own.header.clone());
         if let Some(logs) = &own.logs {
             history.logs(logs.clone());
         }
@@ -211,8 +211,8 @@ fn logs_that_memory_has_not_are_fetched() {
 fn what_a_page_leaves_out_is_not_for_the_filters_it_was_fetched_for() {
     let all = chain("2- 5 9- 12- 20");
     let mut history = History::new(100);
-    history.head(all[3].header.clone());
-    history.head(all[4].header.clone());
+    history.add_head(all[3].header.clone());
+    history.add_head(all[4].header.clone());
     let above = all[3].header.block.hash;
     let fetched = Page::new(2, all.iter().take(3).cloned().collect()).joined(above);
     let sifted = fetched.clone().sifted();

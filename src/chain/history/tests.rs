@@ -33,8 +33,8 @@ fn chain(numbers: &[u64]) -> Vec<Header> {
 fn what_a_stream_was_told_of_is_known_before_its_first_block_is() {
     let blocks = chain(&[2, 5, 9, 10, 20, 21]);
     let mut history = History::new(9);
-    history.head(blocks[4].clone());
-    history.head(blocks[5].clone());
+    history.add_head(blocks[4].clone());
+    history.add_head(blocks[5].clone());
     // Streams that began at these numbers were delivered all blocks from there on, and none below.
     let since: Vec<(u64, u64)> = (1..=21).map(|first| (first, history.sequence_from(first))).collect();
     for own in blocks[..4].iter().rev() {
@@ -52,9 +52,9 @@ fn what_a_stream_was_told_of_is_known_before_its_first_block_is() {
 #[test]
 fn a_child_whose_number_is_not_higher_is_no_child() {
     let mut history = History::new(9);
-    history.head(header(5, B256::ZERO));
+    history.add_head(header(5, B256::ZERO));
     let tip = history.tip().expect("one").header.block;
-    history.head(header(4, tip.hash));
+    history.add_head(header(4, tip.hash));
     assert_eq!(history.oldest().map(PublishedBlock::number), Some(4), "it starts anew");
     let below = header(4, B256::ZERO);
     history.past(below.clone());
@@ -74,7 +74,7 @@ proptest! {
         let all = chain(&numbers);
         let mut history = History::new(limit);
         for own in &all {
-            prop_assert_eq!(history.head(own.clone()).map(|dropped| dropped.len()), Some(0));
+            prop_assert_eq!(history.add_head(own.clone()).map(|dropped| dropped.len()), Some(0));
         }
         let kept: BTreeMap<u64, B256> =
             all.iter().rev().take(limit).map(|own| (own.block.number, own.block.hash)).collect();
@@ -98,7 +98,7 @@ proptest! {
         history.rewind(to).expect("it is canonical");
         let own = header(at + above, to.hash);
         let again = kept.range(at + 1..).next().map(|(number, _)| *number) == Some(at + above);
-        let dropped = history.head(own.clone());
+        let dropped = history.add_head(own.clone());
         let gone: Vec<u64> = kept.range(at + 1..).map(|(number, _)| *number).collect();
         match dropped {
             None => prop_assert!(again),
