@@ -58,8 +58,8 @@
 //!    tracker, history, cursor, inquiry and evidence; streams of contents, gate, filters and index; rpc's cache scope; the
 //!    queue.
 //! 4. Every channel, map and buffer has a bound.
-//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason (of server-sent
-//!    events, with an event that says it), or with a reset if the client takes no bytes at all.
+//! 5. Loss is never silent: events that cannot be delivered end the connection with a close code and a reason (a stream of
+//!    server-sent events with an event that says it), or with a reset if the client takes no bytes at all.
 //!    Best-effort events (pending transactions, kinds that only the node knows) are dropped first, and counted.
 //! 6. Only idempotent calls are sent twice. A signed transaction goes to all nodes once or to one; it is sent again only
 //!    if its connection was lost, and no node is known to have it.

@@ -129,7 +129,7 @@ pub struct Actor {
 pub enum Denied {
     /// Neither token nor session, or not valid.
     Unauthorized,
-    /// Too many failed attempts of this address, or of the others together, with the time until the next one is checked.
+    /// Too many failed attempts of this address, or of the others together, with the time until the next is checked.
     Attempts(Duration),
     /// Session in a request that a page sends without naming its origin.
     NoOrigin,

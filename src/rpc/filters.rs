@@ -1,7 +1,7 @@
 //! Filters that a node keeps for a client (`eth_newFilter` and its kin), and the node of each.
 //!
-//! Clients get an id that headwater assigned. So two nodes may use the same id, no client can guess another's, and a filter is asked
-//! for at its own node, whichever node answers other calls. No other id reaches a node: nodes count their filters, and
+//! Clients get an id that headwater assigned. So two nodes may use the same id, no client can guess another's, and a
+//! filter is asked for at its own node, whichever node answers other calls. No other id reaches a node: nodes count their filters, and
 //! one that accepts a number or an object as an id would give a client another's events, or end another's filter. A
 //! node that is lost takes its filters along: a new filter could not report the events since, so the client gets
 //! "filter not found", as from a node that was restarted, and libraries make another.

@@ -6,7 +6,8 @@ use serde_json::value::RawValue;
 use crate::delivery::SubscriptionId;
 use crate::jsonrpc::{ErrorObjectOwned, INVALID_PARAMS, error};
 
-/// Reads an id by geth's grammar of `rpc.ID` (PROTOCOL 1.7); `None` for a text that cannot be an id that headwater assigned.
+/// Reads an id by geth's grammar of `rpc.ID` (PROTOCOL 1.7); `None` for a text that headwater cannot have
+/// assigned.
 ///
 /// # Errors
 /// The error of geth, if the id is missing, is not a string, or has other arguments after it.

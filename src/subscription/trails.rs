@@ -290,33 +290,30 @@ impl Tables {
         trail.rewind(fork);
     }
 
-    /// Records a node's answer about a tag; returns `false` if it says nothing about the published chain. `depth` takes the
-    /// place of tags on a chain that has none; 0 for nothing.
-    pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) -> bool {
+    /// Records a node's answer about a tag, unless it says nothing about the published chain. `depth` takes the place of
+    /// tags on a chain that has none; 0 for nothing.
+    pub(super) fn note_tag(&mut self, tag: Tag, tagged: Tagged, depth: u64) {
         let head = self.published.with_history(|history| Some(history.head()?.number));
-        if let (Some(head), Tagged::Block(block)) = (head, tagged)
-            && block.number > head
-        {
-            self.trails.has_tags = true;
-            if let Some(trail) = self.trails.by_level.get_mut(&Level::Tag(tag)) {
-                trail.reach_later(block);
-            }
-            return false;
-        }
-        let head = self.published.with_history(|history| {
-            let head = history.head()?;
-            let is_ours = match tagged {
-                // A node on another branch, or one that contradicts itself, proves nothing about this chain.
-                Tagged::Block(block) => {
-                    history.oldest().is_some_and(|oldest| block.number < oldest.number()) || history.is_canonical(block)
+        let Some(head) = head else { return };
+        if let Tagged::Block(block) = tagged {
+            if block.number > head {
+                self.trails.has_tags = true;
+                if let Some(trail) = self.trails.by_level.get_mut(&Level::Tag(tag)) {
+                    trail.reach_later(block);
                 }
-                Tagged::None | Tagged::Refused | Tagged::Unknown => true,
-            };
-            is_ours.then_some(head.number)
-        });
-        let Some(head) = head else { return false };
+                return;
+            }
+            // A node on another branch, or one that contradicts itself, proves nothing about this chain.
+            let is_ours = self.published.with_history(|history| {
+                history.oldest().is_some_and(|oldest| block.number < oldest.number()) || history.is_canonical(block)
+            });
+            if !is_ours {
+                return;
+            }
+            self.note_final(tag, block);
+        }
         let Some(trail) = self.trails.by_level.get_mut(&Level::Tag(tag)) else {
-            return true;
+            return;
         };
         match tagged {
             Tagged::Block(block) => {
@@ -329,7 +326,13 @@ impl Tables {
             Tagged::None => trail.lack(),
             Tagged::Refused | Tagged::Unknown => {}
         }
-        true
+    }
+
+    /// Records a block of a tag that the published chain has as final for calls, if the tag is `finalized`.
+    fn note_final(&self, tag: Tag, block: BlockRef) {
+        if tag == Tag::Finalized {
+            self.published.reader().note_final(block.number);
+        }
     }
 
     /// Delivers blocks that have reached their level, some at a time.
@@ -345,8 +348,8 @@ impl Tables {
             let caught_up = self
                 .published
                 .with_history(|history| trail.catch_up_with_tag(history, head.number));
-            if let (Level::Tag(Tag::Finalized), Some(block)) = (level, caught_up) {
-                self.published.reader().note_final(block.number);
+            if let (Level::Tag(tag), Some(block)) = (level, caught_up) {
+                self.note_final(*tag, block);
             }
             self.advance_trail(*level, trail, &mut work, due, now);
         }

@@ -259,7 +259,7 @@ async fn it_resumes_exactly_after_each_event_within_a_removal_too() {
     }
 }
 
-/// Returns what a client that has the first `at` events of a story still has to be received: logs that it has and that were
+/// Returns what a client that has the first `at` events of a story still has to be sent: logs that it has and that were
 /// removed later, then those that stand in the end and that it lacks. Within a removal, the rest of it first.
 fn remaining(story: &[String], at: usize) -> Vec<String> {
     let key = |line: &str| line.split_once(' ').unwrap().1.to_owned();

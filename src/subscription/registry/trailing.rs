@@ -34,11 +34,10 @@ impl Registry {
         self.tables.lock().trails.reached(level)
     }
 
-    /// Takes a node's answer about a tag; returns `false` if it contradicts this chain.
-    pub(in crate::subscription) fn note_tag(&self, tag: Tag, tagged: Tagged, depth: u64) -> bool {
-        let is_ours = self.tables.lock().note_tag(tag, tagged, depth);
+    /// Takes a node's answer about a tag.
+    pub(in crate::subscription) fn note_tag(&self, tag: Tag, tagged: Tagged, depth: u64) {
+        self.tables.lock().note_tag(tag, tagged, depth);
         self.published.notify();
-        is_ours
     }
 
     /// Takes a page for a level.

@@ -147,11 +147,7 @@ impl Replays {
                 if tagged == Tagged::Unknown {
                     asked[tag as usize] = None;
                 }
-                let is_ours = self.registry.note_tag(tag, tagged, self.settings.finality_depth);
-                if let (true, Tag::Finalized, Tagged::Block(block)) = (is_ours, tag, tagged) {
-                    // Calls gain from it too.
-                    self.published.note_final(block.number);
-                }
+                self.registry.note_tag(tag, tagged, self.settings.finality_depth);
             }
             Answer::Page(level, generation, page) => {
                 // A page of a chain that has changed may be of a branch that was left.

@@ -163,11 +163,12 @@ fn next_below(
     })
 }
 
-/// Relation of a stream to its level's walk, in the place of which it has come.
+/// Relation of a stream to the walk of its level, at whose place it has arrived.
 enum Meeting {
     /// It joins.
     Joins,
-    /// It joins once the walk has delivered a block: nothing proves that the stream's, below memory, is of the published chain.
+    /// It joins once the walk has delivered a block: nothing proves yet that the stream's, below memory, is of the
+    /// published chain.
     Waits,
     /// It was sent this block last, which may be of another branch; `None` in a removal.
     Differs(Option<BlockRef>),

@@ -82,7 +82,8 @@ impl Serving {
         Ok(())
     }
 
-    /// Handles a refusal, with the node's error object, or headwater's own if the node did not answer or gave no usable id.
+    /// Handles a refusal, with the node's error object, or headwater's own if the node did not answer or gave no usable
+    /// id.
     pub(super) fn refused(&mut self, feed: FeedState, error: Bytes) -> Result<(), End> {
         let of = match feed {
             FeedState::Heads => {

@@ -1,4 +1,5 @@
-//! Subscriptions at the node that headwater does not know: a call began them, or the request to end them was lost. Each costs work and bandwidth until it is ended.
+//! Subscriptions at the node that headwater does not know: a call began them, or the request to end them was lost. Each
+//! costs work and bandwidth until it is ended.
 
 use std::collections::HashSet;
 use std::time::Duration;
